@@ -1,0 +1,1 @@
+"""The humandata command: one file per subcommand."""

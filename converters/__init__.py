@@ -1,0 +1,1 @@
+"""One file per dataset: raw annotations in, columns of a store out."""
