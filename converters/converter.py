@@ -1,0 +1,502 @@
+"""The contract every converter fulfils, and the one runner.
+
+A converter is a module in this folder with
+
+``INFO``
+    a :class:`DatasetInfo`;
+``find_splits(raw) -> list of str``
+    which of ``INFO.splits`` lie in the folder ``raw``; :class:`~humandata.DataError` if none;
+``plan(raw, split, options) -> list of Unit``
+    independent units of work in a fixed order, without reading much;
+``read(unit) -> Columns``
+    one unit's rows as arrays, vectorised, with its rejects.
+
+It does not write, show progress, or run in parallel: the runner does that. A new dataset is a new
+file; nothing else changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import multiprocessing
+import os
+import pkgutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import humandata
+from humandata.columns import Columns, Reject, take, write_part
+from humandata.commit import REJECTS
+from humandata.errors import DataError, HumandataError
+from humandata.writer import PICTURES_PER_PACK, StoreWriter, write_pack
+
+__all__ = [
+    "Columns",
+    "DatasetInfo",
+    "Option",
+    "Reject",
+    "Report",
+    "Unit",
+    "convert",
+    "datasets",
+    "find",
+]
+
+PICTURES = ("original", "none")
+
+
+@dataclass(frozen=True)
+class Option:
+    """A choice a converter leaves to the user: ``--option name=value``."""
+
+    name: str
+    help: str
+    choices: tuple[str, ...] = ()
+    default: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a dataset is, what its converter expects on the disk, and what it yields."""
+
+    name: str
+    title: str
+    citation: str
+    url: str
+    licence: str
+    splits: tuple[str, ...]
+    expects: str
+    yields: str
+    keypoints2d: str | None = None
+    keypoints3d: str | None = None
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One independent piece of work.
+
+    Attributes
+    ----------
+    name : str
+        Unique within the plan.
+    split : str
+    raw : Path
+        Root of the release; ``images["path"]`` is relative to it.
+    files : tuple of Path
+        Annotation files that are read, hashed for the provenance.
+    detail : mapping
+        Plain values that ``read`` needs.
+    """
+
+    name: str
+    split: str
+    raw: Path
+    files: tuple[Path, ...]
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did; ``asdict`` of it is what ``--json`` prints."""
+
+    dataset: str
+    split: str
+    store: str
+    images: int
+    instances: int
+    records: int
+    filtered: Mapping[str, int]
+    rejected: Mapping[str, int]
+    rejects_file: str | None
+    fingerprint: str
+    seconds: float
+    resumed: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage (``annotations``, ``pictures``), pieces done, pieces in all."""
+
+
+def datasets() -> dict[str, ModuleType]:
+    """All converters by name, found by listing this folder."""
+    package = importlib.import_module("humandata.converters")
+    names = (info.name for info in pkgutil.iter_modules(package.__path__))
+    return {name: find(name) for name in sorted(names) if name != "converter"}
+
+
+def find(name: str) -> ModuleType:
+    """The converter of a dataset.
+
+    Raises
+    ------
+    HumandataError
+        If there is none of that name; names that are near are given.
+    """
+    import difflib
+
+    package = importlib.import_module("humandata.converters")
+    names = [info.name for info in pkgutil.iter_modules(package.__path__)]
+    if name in names and name != "converter":
+        return importlib.import_module(f"humandata.converters.{name}")
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(names)
+    raise HumandataError(
+        f"no converter for {name!r}; did you mean {', '.join(near)}? "
+        "'humandata convert --list' shows all"
+    )
+
+
+def convert(
+    dataset: str,
+    raw: Path,
+    store: Path,
+    *,
+    split: str | None = None,
+    pictures: str = "original",
+    workers: int | None = None,
+    limit: int | None = None,
+    strict: bool = False,
+    options: Mapping[str, str] | None = None,
+    restart: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Convert a raw release into a store.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of a converter.
+    raw, store : Path
+        Folder (or file) of the release; folder to make.
+    split : str, optional
+        May be left out where the release on disk has one split only.
+    pictures : {"original", "none"}
+        Copy the encoded pictures into the store, or keep their paths only.
+    workers : int, optional
+        Processes; default: one per core. The result does not depend on it.
+    limit : int, optional
+        Stop after this many instances.
+    strict : bool
+        Fail on the first record that cannot be used, instead of counting it.
+    options : mapping, optional
+        Options of the converter.
+    restart, overwrite : bool
+        Throw away what an interrupted run left; replace a store that is there.
+    progress : callable, optional
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    DataError, HumandataError
+        With file, record, what was expected and what to do. What was finished stays, and the same
+        command resumes.
+    """
+    started = time.monotonic()
+    module = find(dataset)
+    split = _choose_split(module, raw, split)
+    chosen = _check_options(module.INFO, options or {})
+    units: list[Unit] = module.plan(raw, split, chosen)
+    making = {
+        "dataset": dataset,
+        "split": split,
+        "raw": str(raw.resolve()),
+        "pictures": pictures,
+        "limit": limit,
+        "options": chosen,
+        "units": [unit.name for unit in units],
+        "version": humandata.__version__,
+    }
+    writer = StoreWriter(store, making, restart=restart, overwrite=overwrite)
+    resumed = bool(writer.finished)
+    try:
+        with _Pool(workers, len(units)) as pool:
+            _forget_changed_inputs(writer, units)
+            sources = _read_units(writer, module, units, limit, strict, pool, progress)
+            if pictures != "none":
+                _write_packs(writer, raw, strict, pool, progress)
+        root = raw if raw.is_dir() else raw.parent
+        attributes = _attributes(module.INFO, split, making, sources)
+        if pictures == "none":
+            attributes["picture_root"] = str(root.resolve())
+        done = writer.commit(attributes)
+    except OSError as error:
+        # Everything journaled stays valid; only the piece under way is lost.
+        raise HumandataError(
+            f"{error.strerror or error} while writing {error.filename or writer.partial}. "
+            f"What is finished is kept in {writer.partial}: free some space (or give leave to "
+            "write), run the same command again, and it resumes"
+        ) from error
+    finally:
+        writer.close()
+    counts = done.attributes["counts"]
+    rejects = store.with_name(store.name + REJECTS)
+    return Report(
+        dataset=dataset,
+        split=split,
+        store=str(store),
+        images=counts["images"],
+        instances=counts["written"],
+        records=counts["records"],
+        filtered=counts["filtered"],
+        rejected=counts["rejected"],
+        rejects_file=str(rejects) if counts["rejected"] else None,
+        fingerprint=done.fingerprint,
+        seconds=round(time.monotonic() - started, 3),
+        resumed=resumed,
+    )
+
+
+def _choose_split(module: ModuleType, raw: Path, split: str | None) -> str:
+    info: DatasetInfo = module.INFO
+    if not raw.exists():
+        raise DataError(
+            raw, expected=f"the release of {info.title}", found="nothing there", hint=info.expects
+        )
+    if split is not None:
+        if split not in info.splits:
+            raise HumandataError(f"{info.name} has no split {split!r}; it has {info.splits}")
+        return split
+    found: list[str] = module.find_splits(raw)
+    if len(found) == 1:
+        return found[0]
+    raise HumandataError(f"{raw} holds the splits {', '.join(found)}: choose one with --split")
+
+
+def _check_options(info: DatasetInfo, options: Mapping[str, str]) -> dict[str, str]:
+    known = {option.name: option for option in info.options}
+    for name, value in options.items():
+        if name not in known:
+            offered = ", ".join(known) or "none"
+            raise HumandataError(f"{info.name} has no option {name!r}; it has: {offered}")
+        if known[name].choices and value not in known[name].choices:
+            raise HumandataError(f"{name}={value}: choose among {known[name].choices}")
+    return {name: options.get(name, option.default) for name, option in known.items()}
+
+
+def _stamp(unit: Unit) -> list[list[Any]]:
+    """Size and time of the unit's files: cheap to compare on resuming."""
+    stats = [(file, file.stat()) for file in unit.files if file.exists()]
+    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+
+
+def _forget_changed_inputs(writer: StoreWriter, units: list[Unit]) -> None:
+    """Do a finished unit anew if its files have changed since, and its pictures with it."""
+    for number, unit in enumerate(units):
+        done = writer.finished.get(f"unit {number}")
+        if done is not None and done.get("stamp") != _stamp(unit):
+            del writer.finished[f"unit {number}"]
+            for piece in [p for p, line in writer.finished.items() if p.startswith("pack ")]:
+                del writer.finished[piece]
+
+
+def _read_units(
+    writer: StoreWriter,
+    module: ModuleType,
+    units: list[Unit],
+    limit: int | None,
+    strict: bool,
+    pool: _Pool,
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """Read all units; return what the provenance says of their files."""
+    name = module.__name__
+    todo = [
+        (number, (name, unit, str(writer.unit_folder(number)), strict, limit))
+        for number, unit in enumerate(units)
+        if f"unit {number}" not in writer.finished
+    ]
+    done = len(units) - len(todo)
+    _show(progress, "annotations", done, len(units))
+    for number, (records, files) in pool.map(_read_unit, todo):
+        writer.note_finished(
+            f"unit {number}", records=records, files=files, stamp=_stamp(units[number])
+        )
+        done += 1
+        _show(progress, "annotations", done, len(units))
+    if limit is not None:
+        _cut_to_limit(writer, limit)
+    return [file for number in range(len(units)) for file in _files(writer, number)]
+
+
+def _files(writer: StoreWriter, number: int) -> list[dict[str, Any]]:
+    files: list[dict[str, Any]] = writer.finished[f"unit {number}"]["files"]
+    return files
+
+
+def _read_unit(
+    name: str, unit: Unit, folder: str, strict: bool, limit: int | None
+) -> tuple[int, list[dict[str, Any]]]:
+    """Read one unit and write its part; runs in a worker process."""
+    columns: Columns = importlib.import_module(name).read(unit)
+    if strict and columns.rejects:
+        raise _strict_error(columns.rejects[0])
+    accounted = (
+        columns.rows("instances") + sum(columns.filtered.values()) + len(columns.rejects)
+    )
+    if columns.records != accounted:
+        raise HumandataError(
+            f"the converter lost count in unit {unit.name}: {columns.records} records read, "
+            f"{accounted} accounted for. This is a bug; please report it"
+        )
+    if limit is not None and columns.rows("instances") > limit:
+        columns = _cut(columns, limit)
+    write_part(Path(folder), columns)
+    return columns.records, [_digest(unit.raw, file) for file in unit.files]
+
+
+def _cut(columns: Columns, limit: int) -> Columns:
+    rows = columns.rows("instances")
+    cut = take(columns, np.arange(limit))
+    cut.filtered["limit"] = cut.filtered.get("limit", 0) + rows - limit
+    return cut
+
+
+def _cut_to_limit(writer: StoreWriter, limit: int) -> None:
+    """Cut later units so that all together hold ``limit`` instances."""
+    left = limit
+    for number, part in enumerate(writer.parts()):
+        rows = part.rows["instances"]
+        if rows > left:
+            columns = Columns(
+                *({n: _load(part, t, n) for n in part.names(t)} for t in part.rows),
+                field_attributes=part.field_attributes,
+                rejects=part.rejects,
+                filtered=part.filtered,
+                records=part.records,
+            )
+            write_part(writer.unit_folder(number), _cut(columns, left))
+        left -= min(left, rows)
+
+
+def _load(part: Any, table: str, name: str) -> Any:
+    values = part.array(table, name)
+    return part.strings(table, name) if values is None else np.array(values)
+
+
+def _digest(raw: Path, file: Path) -> dict[str, Any]:
+    root = raw if raw.is_dir() else raw.parent
+    shown = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
+    with open(file, "rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"file": shown.as_posix(), "bytes": file.stat().st_size, "sha256": sha256}
+
+
+def _write_packs(
+    writer: StoreWriter, raw: Path, strict: bool, pool: _Pool, progress: Progress | None
+) -> None:
+    """Copy the pictures of all units into packs; packs are numbered by unit and row."""
+    root = raw if raw.is_dir() else raw.parent
+    jobs: list[tuple[int, tuple[str, int, str, list[str]]]] = []
+    for unit, part in enumerate(writer.parts()):
+        names = part.strings("images", "path")
+        packs = []
+        for start in range(0, len(names), PICTURES_PER_PACK):
+            block = names[start : start + PICTURES_PER_PACK]
+            packs.append(len(jobs))
+            jobs.append((len(jobs), (str(writer.partial), len(jobs), str(root), block)))
+        writer.finished[f"unit {unit}"] |= {"packs": packs}
+    todo = [(number, job) for number, job in jobs if f"pack {number}" not in writer.finished]
+    done = len(jobs) - len(todo)
+    _show(progress, "pictures", done, len(jobs))
+    for number, rejects in pool.map(_write_pack, todo):
+        if strict and rejects:
+            raise _strict_error(rejects[0])
+        writer.note_finished(f"pack {number}")
+        done += 1
+        _show(progress, "pictures", done, len(jobs))
+
+
+def _write_pack(partial: str, number: int, root: str, names: list[str]) -> list[Reject]:
+    """Copy one pack of pictures; runs in a worker process."""
+    return write_pack(Path(partial), number, _read_files(Path(root), names), names)
+
+
+def _read_files(root: Path, names: Iterable[str]) -> Iterator[bytes | OSError]:
+    for name in names:
+        try:
+            yield (root / name).read_bytes()
+        except OSError as error:
+            yield error
+
+
+def _strict_error(reject: Reject) -> DataError:
+    return DataError(
+        reject.file,
+        reject.record or None,
+        expected="a record that can be used (--strict)",
+        found=f"{reject.reason}: {reject.detail}",
+        hint="Without --strict such records are counted and listed",
+    )
+
+
+def _attributes(
+    info: DatasetInfo, split: str, making: Mapping[str, Any], sources: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "dataset": info.name,
+        "split": split,
+        "title": info.title,
+        "citation": info.citation,
+        "url": info.url,
+        "licence": info.licence,
+        "provenance": {
+            "converter": f"humandata {humandata.__version__} {info.name}",
+            "options": dict(making["options"]),
+            "pictures": making["pictures"],
+            "limit": making["limit"],
+            "sources": sources,
+        },
+    }
+
+
+def _show(progress: Progress | None, stage: str, done: int, total: int) -> None:
+    if progress is not None:
+        progress(stage, done, total)
+
+
+class _Pool:
+    """Runs jobs in this process, or in spawned ones when there is more than one to run."""
+
+    def __init__(self, workers: int | None, jobs: int) -> None:
+        self.workers = workers if workers is not None else (os.cpu_count() or 1)
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def map(
+        self, function: Callable[..., Any], jobs: list[tuple[int, tuple[Any, ...]]]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield ``(number, function(*arguments))`` as the jobs finish."""
+        if self.workers <= 1 or len(jobs) <= 1:
+            for number, arguments in jobs:
+                yield number, function(*arguments)
+            return
+        if self._executor is None:
+            # Spawn: a forked child may inherit locks held by threads of OpenCV or a caller.
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.workers, mp_context=context)
+        futures: dict[Future[Any], int] = {
+            self._executor.submit(function, *arguments): number for number, arguments in jobs
+        }
+        for future in as_completed(futures):
+            yield futures[future], future.result()

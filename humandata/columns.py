@@ -1,0 +1,231 @@
+"""What a converter hands to the writer: columns of rows, and what became of the records."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from humandata import schema
+from humandata.errors import HumandataError
+from humandata.zarr_files import Array
+
+Values = Any
+"""An ndarray, or a list of str for a string field."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that could not be used, and why.
+
+    Attributes
+    ----------
+    file, record : str
+        Where it is: the annotation file and the record's own key.
+    reason : str
+        Short, in snake_case, for counting.
+    detail : str
+        One sentence for a person.
+    """
+
+    file: str
+    record: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class Columns:
+    """Rows of one unit of work, as columns.
+
+    ``instances["image"]`` and ``images["sequence"]`` count rows within the unit; the writer adds
+    what lies before it.
+
+    Attributes
+    ----------
+    images, instances, sequences : dict of str to ndarray or list of str
+        Fields of ``schemas/store.json``, one entry per row.
+    field_attributes : dict
+        Attributes by field name, such as ``{"keypoints2d": {"convention": "coco"}}``.
+    rejects : list of Reject
+    filtered : dict of str to int
+        Sound records left out by a rule, by the rule's name.
+    records : int
+        Records read; equals instances + filtered + rejects.
+    """
+
+    images: dict[str, Values]
+    instances: dict[str, Values]
+    sequences: dict[str, Values] = field(default_factory=dict)
+    field_attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+    filtered: dict[str, int] = field(default_factory=dict)
+    records: int = 0
+
+    def rows(self, table: str) -> int:
+        columns = getattr(self, table)
+        return len(next(iter(columns.values()))) if columns else 0
+
+
+def take(columns: Columns, instances: Array) -> Columns:
+    """Keep some instances (by mask or index, in order) and the pictures they lie in."""
+    kept = {name: _take(values, instances) for name, values in columns.instances.items()}
+    used, image = np.unique(kept["image"], return_inverse=True)
+    kept["image"] = image.astype(np.int32)
+    return Columns(
+        {name: _take(values, used) for name, values in columns.images.items()},
+        kept,
+        columns.sequences,
+        columns.field_attributes,
+        columns.rejects,
+        dict(columns.filtered),
+        columns.records,
+    )
+
+
+def _take(values: Values, rows: Array) -> Values:
+    if isinstance(values, np.ndarray):
+        return values[rows]
+    return [values[row] for row in np.arange(len(values))[rows]]
+
+
+def encode_strings(strings: list[str]) -> tuple[Array, Array]:
+    """UTF-8 blob (uint8) and offset of each string's first byte (int64)."""
+    encoded = [string.encode() for string in strings]
+    lengths = np.array([len(text) for text in encoded], np.int64)
+    return (
+        np.frombuffer(b"".join(encoded), np.uint8),
+        np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)[: len(lengths)],
+    )
+
+
+def write_part(folder: Path, columns: Columns) -> None:
+    """Write one unit's columns as plain .npy files, visible only when all of them are there.
+
+    Raises
+    ------
+    HumandataError
+        If columns of a table differ in length, a field is unknown, or a dtype cannot be kept:
+        mistakes of the converter, named by field.
+    """
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    for table in schema.TABLES:
+        lengths = {name: len(values) for name, values in getattr(columns, table).items()}
+        if len(set(lengths.values())) > 1:
+            raise HumandataError(f"columns of {table} differ in length: {lengths}")
+        for name, values in getattr(columns, table).items():
+            _save_column(temporary, table, name, values)
+    summary = {
+        "rows": {table: columns.rows(table) for table in schema.TABLES},
+        "field_attributes": columns.field_attributes,
+        "rejects": [asdict(reject) for reject in columns.rejects],
+        "filtered": columns.filtered,
+        "records": columns.records,
+    }
+    temporary.mkdir(parents=True, exist_ok=True)
+    (temporary / "part.json").write_text(json.dumps(summary), encoding="utf-8")
+    os.replace(temporary, folder)
+
+
+def _save_column(part: Path, table: str, name: str, values: Values) -> None:
+    like = values if isinstance(values, np.ndarray) else None
+    try:
+        field_ = schema.field(table, name, like)
+    except KeyError as error:
+        raise HumandataError(str(error.args[0])) from None
+    base = part / table / name
+    base.parent.mkdir(parents=True, exist_ok=True)
+    if field_.dtype == "string":
+        blob, offsets = encode_strings(list(values))
+        np.save(base.with_name(base.name + "_bytes.npy"), blob)
+        np.save(base.with_name(base.name + "_offset.npy"), offsets)
+    else:
+        np.save(base.with_name(base.name + ".npy"), _cast(np.asarray(values), field_))
+
+
+def _cast(values: Array, field_: schema.Field) -> Array:
+    """Bring values to the field's dtype, refusing to lose what they say."""
+    dtype = np.dtype(field_.dtype)
+    if values.dtype == dtype:
+        return values
+    with np.errstate(all="ignore"):
+        cast = values.astype(dtype)
+    if dtype.kind != "f" and values.size and not np.array_equal(cast, values):
+        raise HumandataError(
+            f"{field_.table}/{field_.name} must be {field_.dtype}; "
+            f"{values.dtype.name} values do not fit into it"
+        )
+    return cast
+
+
+class Part:
+    """One unit's columns, read back from disk; arrays are memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        summary = json.loads((folder / "part.json").read_text(encoding="utf-8"))
+        self.rows: dict[str, int] = summary["rows"]
+        self.field_attributes: dict[str, dict[str, Any]] = summary["field_attributes"]
+        self.rejects = [Reject(**reject) for reject in summary["rejects"]]
+        self.filtered: dict[str, int] = summary["filtered"]
+        self.records: int = summary["records"]
+
+    def names(self, table: str) -> list[str]:
+        """Fields this part has in ``table``."""
+        root = self.folder / table
+        names = {
+            str(file.relative_to(root).with_suffix("")).removesuffix("_bytes")
+            for file in root.rglob("*.npy")
+            if not file.stem.endswith("_offset")
+            or not file.with_name(file.name.replace("_offset", "_bytes")).exists()
+        }
+        return sorted(names)
+
+    def array(self, table: str, name: str) -> Array | None:
+        """One numeric column, or None where this part has none."""
+        file = self.folder / table / f"{name}.npy"
+        if not file.exists():
+            return None
+        # An empty file cannot be mapped, and a small one is read faster than mapped.
+        small = file.stat().st_size < 2**20
+        return np.asarray(np.load(file, mmap_mode=None if small else "r"))
+
+    def strings(self, table: str, name: str) -> list[str]:
+        blob = self.array(table, f"{name}_bytes")
+        offsets = self.array(table, f"{name}_offset")
+        if blob is None or offsets is None:
+            return [""] * self.rows[table]
+        text = blob.tobytes()
+        ends = np.append(offsets, len(text))
+        return [
+            text[a:b].decode() for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+        ]
+
+
+def merged_attributes(parts: list[Part]) -> dict[str, dict[str, Any]]:
+    """Attributes of all parts' fields.
+
+    Raises
+    ------
+    HumandataError
+        If two parts say different things of one field.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for name, attributes in part.field_attributes.items():
+            known: Mapping[str, Any] = merged.setdefault(name, {})
+            for key, value in attributes.items():
+                if key in known and known[key] != value:
+                    raise HumandataError(
+                        f"units disagree on {key} of {name}: {known[key]!r} and {value!r}"
+                    )
+            merged[name].update(attributes)
+    return merged

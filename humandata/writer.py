@@ -1,0 +1,490 @@
+"""Write a store: parts and packs into ``STORE.partial``, then one rename.
+
+Layout of ``STORE.partial`` while the work goes on::
+
+    lock                     held by the one process that may write here
+    journal.jsonl            first line: what is being made; then one line per finished piece
+    units/00000/             columns of one unit of work (humandata.columns)
+    pictures/00000.npy       where the pictures of one pack lie, their checksums and sizes
+    pictures/00000.json      pictures that could not be used, and why
+    store/                   becomes STORE; packs are written here directly
+
+Whatever the journal names is whole: it is written after the piece, and flushed to the disk. A
+process killed at any moment therefore leaves a folder that the same command picks up again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from humandata import schema
+from humandata.columns import Columns, Part, Reject, write_part
+from humandata.errors import DataError, HumandataError
+from humandata.pictures import DamagedPicture, probe
+from humandata.store import PARTIAL, Store
+from humandata.store import open as open_store
+from humandata.zarr_files import MAX_BLOB_CHUNK, Array, crc32c, write_array
+
+PICTURES_PER_PACK = 512
+FOUND = ("offset", "length", "crc32c", "width", "height")
+"""Columns of ``pictures/NNNNN.npy``; length 0 says the picture is not there."""
+
+
+class StoreWriter:
+    """A store being written. Use :func:`create`, or the converters' runner.
+
+    Parameters
+    ----------
+    path : Path
+        Where the store shall be.
+    making : mapping
+        What is being made (dataset, split, options ...). A folder left by an interrupted run is
+        continued if it says the same, and refused if not.
+    restart : bool
+        Throw away what an interrupted run left.
+    overwrite : bool
+        Replace a store that is already at ``path``, at the moment of the commit.
+
+    Raises
+    ------
+    DataError
+        If a store is there already, if another process is writing it, or if an interrupted run
+        with other options is there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        making: Mapping[str, Any],
+        *,
+        restart: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = path
+        self.partial = path.with_name(path.name + PARTIAL)
+        self.overwrite = overwrite
+        if path.exists() and not overwrite:
+            raise DataError(
+                path,
+                expected="a path for a new store",
+                found="something there already",
+                hint="Choose another path, or pass --overwrite to replace it",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.partial)
+        self.finished: dict[str, dict[str, Any]] = {}
+        try:
+            self._open_journal(dict(making), restart)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_journal(self, making: dict[str, Any], restart: bool) -> None:
+        journal = self.partial / "journal.jsonl"
+        if restart:
+            for entry in self.partial.iterdir():
+                if entry.name != "lock":
+                    _remove(entry)
+        lines = _read_journal(journal)
+        if lines:
+            if lines[0] != json.loads(json.dumps(making)):
+                raise DataError(
+                    self.partial,
+                    expected="an interrupted run of this very command",
+                    found=f"one of other input or options ({_difference(lines[0], making)})",
+                    hint="Repeat that command, or pass --restart to begin anew",
+                )
+            self.finished = {line["piece"]: line for line in lines[1:]}
+        self._journal = journal.open("a", encoding="utf-8")
+        if not lines:
+            self._note(making)
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        self._journal.write(json.dumps(line) + "\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    def note_finished(self, piece: str, **facts: Any) -> None:
+        """Enter a finished piece (``"unit 3"``, ``"pack 7"``) into the journal."""
+        line = {"piece": piece, **facts}
+        self._note(line)
+        self.finished[piece] = line
+
+    def unit_folder(self, number: int) -> Path:
+        return self.partial / "units" / f"{number:05d}"
+
+    def parts(self) -> list[Part]:
+        """Columns of all finished units, in order."""
+        count = sum(piece.startswith("unit ") for piece in self.finished)
+        return [Part(self.unit_folder(number)) for number in range(count)]
+
+    def append(
+        self,
+        images: Mapping[str, Any],
+        instances: Mapping[str, Any],
+        sequences: Mapping[str, Any] | None = None,
+        pictures: Sequence[bytes] | None = None,
+        field_attributes: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add rows.
+
+        Parameters
+        ----------
+        images, instances, sequences : mapping of field name to ndarray or list of str
+            Columns; ``instances["image"]`` and ``images["sequence"]`` count the rows of this call.
+        pictures : sequence of bytes, optional
+            One encoded picture per row of ``images``. One that is damaged is left out together
+            with its instances, and counted.
+        field_attributes : mapping, optional
+            Such as ``{"keypoints2d": {"convention": "coco"}}``.
+        """
+        number = sum(piece.startswith("unit ") for piece in self.finished)
+        columns = Columns(
+            dict(images),
+            dict(instances),
+            dict(sequences or {}),
+            {name: dict(values) for name, values in (field_attributes or {}).items()},
+        )
+        columns.records = columns.rows("instances")
+        if pictures is not None and len(pictures) != columns.rows("images"):
+            raise HumandataError(
+                f"{len(pictures)} pictures for {columns.rows('images')} rows of images"
+            )
+        write_part(self.unit_folder(number), columns)
+        packs = []
+        for start in range(0, len(pictures or ()), PICTURES_PER_PACK):
+            pack = sum(piece.startswith("pack ") for piece in self.finished)
+            block = (pictures or ())[start : start + PICTURES_PER_PACK]
+            write_pack(self.partial, pack, block, images["path"][start:])
+            self.note_finished(f"pack {pack}", unit=number, start=start)
+            packs.append(pack)
+        self.note_finished(f"unit {number}", packs=packs)
+
+    def commit(self, attributes: Mapping[str, Any]) -> Store:
+        """Write the tables, then make the store visible by one rename.
+
+        Parameters
+        ----------
+        attributes : mapping
+            ``dataset``, ``split`` and whatever else the root shall say.
+
+        Raises
+        ------
+        HumandataError
+            If the rows break a rule of the schema: array, row and rule are named. What was
+            converted stays in ``STORE.partial``.
+        """
+        from humandata.commit import write_tables
+
+        root = write_tables(self, dict(attributes))
+        old = self.partial / "replaced"
+        if self.path.exists():
+            os.rename(self.path, old)
+        os.rename(root, self.path)
+        _flush_folder(self.path.parent)
+        self.close()
+        shutil.rmtree(self.partial, ignore_errors=True)
+        return open_store(self.path)
+
+    def close(self) -> None:
+        """Let go of the folder; what is in it stays."""
+        with contextlib.suppress(AttributeError):
+            self._journal.close()
+        self._lock.close()
+
+
+class _Creation:
+    """What :func:`create` returns: a writer that commits when its block ends well."""
+
+    def __init__(self, writer: StoreWriter, attributes: dict[str, Any]) -> None:
+        self._writer = writer
+        self._attributes = attributes
+        self.append = writer.append
+
+    def __enter__(self) -> _Creation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._writer.commit(self._attributes)
+        else:
+            self._writer.close()
+
+
+def create(
+    path: str | PathLike[str],
+    *,
+    dataset: str,
+    split: str = "",
+    attributes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    restart: bool = False,
+) -> _Creation:
+    """Write a store of one's own; committed when the ``with`` block ends without an exception.
+
+    Parameters
+    ----------
+    path : str or path
+    dataset, split : str
+    attributes : mapping, optional
+        Anything else the root attributes shall say (licence, citation, picture_root ...).
+    overwrite : bool
+        Replace a store that is there already.
+    restart : bool
+        Throw away what an interrupted run left at ``path.partial``.
+
+    Examples
+    --------
+    >>> with humandata.create("mine.zarr", dataset="mine") as writer:        # doctest: +SKIP
+    ...     writer.append(
+    ...         images={"id": ids, "path": paths, "height": h, "width": w},
+    ...         instances={"id": ids, "image": image, "bbox_xywh": boxes},
+    ...         pictures=[open(path, "rb").read() for path in paths],
+    ...         field_attributes={"bbox_xywh": {"rule": "annotator", "factor": 1.0}},
+    ...     )
+    """
+    made = {"dataset": dataset, "split": split, **(attributes or {})}
+    making = {"create": made}
+    writer = StoreWriter(Path(path), making, restart=restart, overwrite=overwrite)
+    if writer.finished:
+        writer.close()
+        raise DataError(
+            writer.partial,
+            expected="no unfinished store",
+            found="rows of an interrupted run",
+            hint="Pass restart=True to throw them away",
+        )
+    return _Creation(writer, made)
+
+
+def write_pack(
+    partial: Path, number: int, pictures: Iterable[bytes | OSError], names: Sequence[str]
+) -> list[Reject]:
+    """Write one pack of encoded pictures.
+
+    Parameters
+    ----------
+    partial : Path
+        The ``STORE.partial`` folder.
+    number : int
+        Number of the pack.
+    pictures : iterable of bytes or OSError
+        Encoded pictures, or why one could not be read.
+    names : sequence of str
+        Their paths, for the messages.
+
+    Returns
+    -------
+    list of Reject
+        Pictures left out: missing or damaged.
+    """
+    blobs: list[bytes] = []
+    found: list[tuple[int, int, int, int, int]] = []
+    rejects: list[Reject] = []
+    for name, data in zip(names, pictures, strict=False):
+        try:
+            if isinstance(data, OSError):
+                raise data
+            info = probe(data)
+        except (OSError, DamagedPicture) as error:
+            damaged = isinstance(error, DamagedPicture)
+            reason = "damaged_picture" if damaged else "missing_picture"
+            detail = str(error) if damaged else f"cannot be read: {error.strerror or error}"
+            rejects.append(Reject(name, "", reason, detail))
+            found.append((0, 0, 0, 0, 0))
+            continue
+        found.append((0, len(data), crc32c(data), info.width, info.height))
+        blobs.append(data)
+    table = np.array(found, np.int64).reshape(-1, len(FOUND))
+    offsets, chunk, total = _place([len(blob) for blob in blobs])
+    table[table[:, 1] > 0, 0] = offsets
+    _write_blobs(partial / "store" / "images" / "packs" / f"{number:05d}", blobs, chunk, total)
+    folder = partial / "pictures"
+    folder.mkdir(exist_ok=True)
+    np.save(folder / f"{number:05d}.npy", table)
+    text = json.dumps([asdict(reject) for reject in rejects])
+    (folder / f"{number:05d}.json").write_text(text, encoding="utf-8")
+    return rejects
+
+
+def _place(lengths: list[int]) -> tuple[list[int], int, int]:
+    """Offsets of pictures so that none crosses a chunk; chunk size and length of the pack."""
+    chunk = max([MAX_BLOB_CHUNK, *lengths])
+    offsets, end = [], 0
+    for length in lengths:
+        if end // chunk != (end + max(length, 1) - 1) // chunk:
+            end = (end // chunk + 1) * chunk
+        offsets.append(end)
+        end += length
+    return offsets, min(chunk, max(end, 1)), end
+
+
+def _write_blobs(folder: Path, blobs: list[bytes], chunk: int, total: int) -> None:
+    def blocks() -> Iterator[Array]:
+        end = 0
+        for blob in blobs:
+            if end // chunk != (end + max(len(blob), 1) - 1) // chunk:
+                gap = (end // chunk + 1) * chunk - end
+                yield np.zeros(gap, np.uint8)
+                end += gap
+            yield np.frombuffer(blob, np.uint8)
+            end += len(blob)
+
+    shutil.rmtree(folder, ignore_errors=True)
+    write_array(
+        folder,
+        blocks(),
+        (total,),
+        "uint8",
+        ["byte"],
+        rows_per_chunk=chunk,
+        attributes={"meaning": "encoded pictures, one after another"},
+    )
+
+
+def concatenate(
+    stores: Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    *,
+    overwrite: bool = False,
+    restart: bool = False,
+) -> Store:
+    """Join stores into one; rows keep their order, ids and pictures.
+
+    Fields that one store lacks are filled with what the schema says for "missing" there. Joint
+    conventions and box rules have to agree; stores of different conventions are mixed when a
+    batch is made, not on disk.
+
+    Raises
+    ------
+    HumandataError
+        If a field's attributes differ between the stores, or an id occurs twice.
+    """
+    opened = [open_store(path) for path in stores]
+    with create(
+        out,
+        dataset="+".join(dict.fromkeys(store.dataset for store in opened)),
+        split="+".join(dict.fromkeys(store.split for store in opened)),
+        attributes={"concatenated": [store.fingerprint for store in opened]},
+        overwrite=overwrite,
+        restart=restart,
+    ) as writer:
+        for store in opened:
+            skip = {"pack", "offset", "length", "crc32c"}
+            tables = {
+                name: {
+                    field: np.asarray(column) if column.dtype != object else column[:]
+                    for field, column in table.items()
+                    if not (name == "images" and field in skip)
+                }
+                for name, table in store.tables().items()
+            }
+            attributes = {
+                name: {k: column.attributes[k] for k in column.attributes.get("says", ())}
+                for name, column in [*store.images.items(), *store.instances.items()]
+                if column.attributes.get("says")
+            }
+            rows = range(store.images.rows)
+            # Pictures are read when a pack is written, so memory holds one pack at a time.
+            pictures = _Pictures(store, rows) if store.has_pictures else None
+            writer.append(**tables, pictures=pictures, field_attributes=attributes)
+    return open_store(out)
+
+
+class _Pictures(Sequence[bytes]):
+    """The pictures of a store as a sequence that reads each one when asked."""
+
+    def __init__(self, store: Store, rows: range) -> None:
+        self.store = store
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return _Pictures(self.store, self.rows[index])
+        return self.store.picture(self.rows[index])
+
+
+def _lock(partial: Path) -> IO[str]:
+    partial.mkdir(parents=True, exist_ok=True)
+    file = partial / "lock"
+    lock = file.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        lock.close()
+        raise DataError(
+            partial,
+            expected="to be the only one writing this store",
+            found=f"{owner} at work on it",
+            hint="Wait for it to finish, or choose another path",
+        ) from None
+    if not file.exists():  # the other process has just committed and removed the folder
+        lock.close()
+        return _lock(partial)
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    return lock
+
+
+def _read_journal(journal: Path) -> list[dict[str, Any]]:
+    """Lines of the journal; a last line cut off by a crash is dropped, and its piece done anew."""
+    if not journal.exists():
+        return []
+    lines = []
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        journal.write_bytes(whole)
+    for line in whole.splitlines():
+        lines.append(json.loads(line))
+    return lines
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return ", ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys)[:500]
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def expected_rows(parts: Sequence[Part]) -> dict[str, int]:
+    """Rows of every table over all parts."""
+    return {table: sum(part.rows[table] for part in parts) for table in schema.TABLES}

@@ -1,0 +1,362 @@
+"""The part of Zarr v3 a store is made of, written and memory-mapped without the zarr library.
+
+A store uses one form only: a regular chunk grid that divides the first axis, codecs ``bytes``
+(little endian) and ``crc32c``, no shards. Such a chunk file *is* the array, followed by four bytes
+of checksum, so it can be mapped into memory and shared by all workers of a machine. Any Zarr
+library reads the result; the tests read it with zarr-python and xarray.
+
+Why not through zarr-python: importing it costs more processor time than converting COCO, one
+indexing call costs a millisecond against a microsecond for the map, and its event loop does not
+belong into a worker. Arrays in any other form (compressed archives) are read through it.
+
+Specification: https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html and its crc32c codec.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from humandata.errors import DataError
+
+Array = NDArray[Any]
+
+MAX_CHUNK_ROWS = 65_536
+MAX_BLOB_CHUNK = 64 * 2**20
+CHECKSUM_BYTES = 4
+
+
+def crc32c(data: bytes | memoryview | Array) -> int:
+    """CRC-32C (Castagnoli) of ``data``, as the Zarr codec of that name stores it."""
+    import google_crc32c
+
+    view = memoryview(data)
+    # google_crc32c takes bytes only; slices keep the copy small beside a 64 MiB chunk.
+    checksum = 0
+    flat = view.cast("B") if view.nbytes else b""
+    for start in range(0, view.nbytes, 2**20):
+        checksum = google_crc32c.extend(checksum, bytes(flat[start : start + 2**20]))
+    return int(checksum)
+
+
+def chunk_rows(rows: int, longest: int = MAX_CHUNK_ROWS) -> int:
+    """Rows per chunk so that chunks are equal and padding stays below one row per chunk."""
+    return max(1, math.ceil(rows / max(1, math.ceil(rows / longest))))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` to ``path`` so that a reader sees the old file or the new one, never half."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_group(folder: Path, attributes: Mapping[str, Any] | None = None) -> None:
+    """Create the group ``folder`` (a directory with a ``zarr.json``)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}
+    write_json(folder / "zarr.json", metadata)
+
+
+def write_array(
+    folder: Path,
+    blocks: Iterable[Array],
+    shape: Sequence[int],
+    dtype: np.dtype[Any] | str,
+    dimensions: Sequence[str],
+    *,
+    rows_per_chunk: int | None = None,
+    fill: float | int | bool = 0,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write one array from consecutive blocks of rows.
+
+    Parameters
+    ----------
+    folder : Path
+        Directory of the array; its parents are not made groups here.
+    blocks : iterable of ndarray
+        Together exactly ``shape[0]`` rows, each block of shape ``(any, *shape[1:])``.
+    shape, dtype, dimensions
+        Of the whole array; one dimension name per axis.
+    rows_per_chunk : int, optional
+        Default: equal chunks of at most 65,536 rows.
+    fill : scalar
+        What the padding of the last chunk holds.
+
+    Raises
+    ------
+    ValueError
+        If the blocks do not add up to ``shape``: a mistake in the calling code.
+    OSError
+        If the disk is full or the folder cannot be written.
+    """
+    dtype = np.dtype(dtype).newbyteorder("<")
+    rows = rows_per_chunk or chunk_rows(shape[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, chunk in enumerate(_cut(blocks, rows, tuple(shape), dtype, fill)):
+        file = folder.joinpath("c", str(number), *["0"] * (len(shape) - 1))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "wb") as stream:
+            stream.write(chunk.data if chunk.size else b"")
+            stream.write(crc32c(chunk.data).to_bytes(CHECKSUM_BYTES, "little"))
+            stream.flush()
+            os.fsync(stream.fileno())
+    codec: dict[str, Any] = {"name": "bytes"}
+    if dtype.itemsize > 1:
+        codec["configuration"] = {"endian": "little"}
+    write_json(
+        folder / "zarr.json",
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(shape),
+            "data_type": dtype.name,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [rows, *(max(1, n) for n in shape[1:])]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": dtype.type(fill).item(),
+            "codecs": [codec, {"name": "crc32c"}],
+            "attributes": dict(attributes or {}),
+            "dimension_names": list(dimensions),
+            "storage_transformers": [],
+        },
+    )
+
+
+def _cut(
+    blocks: Iterable[Array],
+    rows: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    fill: float | int | bool,
+) -> Iterator[Array]:
+    """Join blocks of any length and cut them into full chunks, the last one padded."""
+    chunk = np.full((rows, *shape[1:]), fill, dtype)
+    used = written = 0
+    for block in blocks:
+        if block.shape[1:] != shape[1:]:
+            raise ValueError(f"a block of shape {block.shape} does not belong to {shape}")
+        done = 0
+        while done < len(block):
+            take = min(rows - used, len(block) - done)
+            chunk[used : used + take] = block[done : done + take]
+            used, done, written = used + take, done + take, written + take
+            if used == rows:
+                yield chunk
+                chunk, used = np.full_like(chunk, fill), 0
+    if used:
+        yield chunk
+    if written != shape[0]:
+        raise ValueError(f"blocks hold {written} rows, the array {shape[0]}")
+
+
+class MappedArray:
+    """One array of a store, read through memory maps of its chunk files.
+
+    Indexing by an integer or by a slice within one chunk returns a read-only view of the map; an
+    index array returns a copy. Reading is safe from many threads; nothing is opened before it is
+    touched.
+
+    Parameters
+    ----------
+    folder : Path
+        Directory of the array.
+
+    Raises
+    ------
+    DataError
+        If the metadata is missing or damaged, or a chunk file has the wrong size.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        metadata = read_metadata(folder, "array")
+        try:
+            self.shape: tuple[int, ...] = tuple(int(n) for n in metadata["shape"])
+            self.dtype: np.dtype[Any] = np.dtype(metadata["data_type"])
+            self.attributes: dict[str, Any] = dict(metadata.get("attributes", {}))
+            self.dimensions: tuple[str, ...] = tuple(metadata.get("dimension_names") or ())
+            grid = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+            self._fill = metadata["fill_value"]
+            self._mapped = _is_mappable(metadata, self.shape, grid)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                folder / "zarr.json", expected="Zarr v3 array metadata", found=repr(error)
+            ) from error
+        self._rows = int(grid[0]) if self._mapped else max(1, self.shape[0])
+        self._chunk_shape = (self._rows, *self.shape[1:])
+        self._chunks: dict[int, Array] = {}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def rows_per_chunk(self) -> int:
+        return self._rows
+
+    @property
+    def chunk_count(self) -> int:
+        return math.ceil(self.shape[0] / self._rows)
+
+    def chunk(self, number: int) -> Array:
+        """All rows of one chunk, padding included, as a read-only array."""
+        found = self._chunks.get(number)
+        if found is None:
+            found = self._chunks[number] = self._open(number)
+        return found
+
+    def chunk_file(self, number: int) -> Path:
+        return self.folder.joinpath("c", str(number), *["0"] * (len(self.shape) - 1))
+
+    def _open(self, number: int) -> Array:
+        if not self._mapped:
+            return _read_through_zarr(self.folder)
+        file = self.chunk_file(number)
+        size = math.prod(self._chunk_shape) * self.dtype.itemsize
+        try:
+            with open(file, "rb") as stream:
+                found = os.fstat(stream.fileno()).st_size
+                if found != size + CHECKSUM_BYTES:
+                    raise DataError(
+                        file,
+                        expected=f"a chunk of {size + CHECKSUM_BYTES} bytes",
+                        found=f"{found} bytes",
+                        hint="The store is damaged: copy it again or convert again",
+                    )
+                data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            # Zarr lets a writer leave out chunks that hold nothing but the fill value.
+            empty = np.full((1,) * len(self.shape), self._fill, self.dtype)
+            return np.broadcast_to(empty, self._chunk_shape)
+        flat = np.frombuffer(data, self.dtype, count=math.prod(self._chunk_shape))
+        return flat.reshape(self._chunk_shape)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, (int, np.integer)):
+            row = int(index)
+            if row < 0:
+                row += self.shape[0]
+            if not 0 <= row < self.shape[0]:
+                raise IndexError(f"row {index} of {self.folder.name} with {self.shape[0]} rows")
+            number, offset = divmod(row, self._rows)
+            return self.chunk(number)[offset]
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self.shape[0])
+            if step != 1:
+                return self.take(np.arange(start, stop, step))
+            return self._range(start, max(start, stop))
+        return self.take(np.asarray(index))
+
+    def _range(self, start: int, stop: int) -> Array:
+        pieces = []
+        for number in range(start // self._rows, math.ceil(stop / self._rows)):
+            first = number * self._rows
+            pieces.append(
+                self.chunk(number)[max(start - first, 0) : min(stop - first, self._rows)]
+            )
+        if len(pieces) == 1:
+            return pieces[0]
+        if not pieces or start == stop:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        return np.concatenate(pieces)
+
+    def take(self, rows: Array) -> Array:
+        """Rows by index array (integers, negative ones from the end) or by boolean mask; a copy."""
+        if rows.dtype == bool:
+            if rows.shape != self.shape[:1]:
+                raise IndexError(f"a mask of shape {rows.shape} for {self.shape[0]} rows")
+            rows = np.flatnonzero(rows)
+        if rows.size == 0:
+            return np.empty((*rows.shape, *self.shape[1:]), self.dtype)
+        rows = np.where(rows < 0, rows + self.shape[0], rows)
+        if rows.min() < 0 or rows.max() >= self.shape[0]:
+            raise IndexError(f"rows outside of {self.folder.name} with {self.shape[0]} rows")
+        numbers = rows // self._rows
+        if numbers.min() == numbers.max():
+            number = int(numbers.flat[0])
+            return self.chunk(number)[rows - number * self._rows]
+        out = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
+        for number in np.unique(numbers):
+            chosen = numbers == number
+            out[chosen] = self.chunk(int(number))[rows[chosen] - number * self._rows]
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self._range(0, self.shape[0]), dtype=dtype)
+
+    def verify(self) -> list[str]:
+        """Check every chunk file against its checksum; one sentence per damaged chunk."""
+        problems = []
+        for number in range(self.chunk_count if self._mapped else 0):
+            file = self.chunk_file(number)
+            try:
+                content = self.chunk(number)
+                stored = file.read_bytes()[-CHECKSUM_BYTES:] if file.exists() else None
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            if stored is not None and crc32c(content) != int.from_bytes(stored, "little"):
+                problems.append(f"{file}: content and checksum differ; the chunk is damaged")
+        return problems
+
+
+def read_metadata(folder: Path, node_type: str | None = None) -> dict[str, Any]:
+    """The ``zarr.json`` of a group or an array.
+
+    Raises
+    ------
+    DataError
+        If it is missing, is not JSON, or describes another kind of node than ``node_type``.
+    """
+    file = folder / "zarr.json"
+    try:
+        metadata = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        wanted = node_type or "node"
+        raise DataError(folder, expected=f"a Zarr v3 {wanted}", found="no zarr.json") from None
+    except ValueError as error:
+        raise DataError(file, expected="JSON", found=str(error)) from error
+    if not isinstance(metadata, dict) or metadata.get("zarr_format") != 3:
+        raise DataError(file, expected="zarr_format 3", found="another format")
+    if node_type not in (None, metadata.get("node_type")):
+        raise DataError(
+            file, expected=f"a Zarr {node_type}", found=repr(metadata.get("node_type"))
+        )
+    return metadata
+
+
+def is_group(folder: Path) -> bool:
+    """Whether ``folder`` is a Zarr group (an array has a ``zarr.json`` too)."""
+    return bool(read_metadata(folder).get("node_type") == "group")
+
+
+def _is_mappable(metadata: Mapping[str, Any], shape: Sequence[int], grid: Sequence[int]) -> bool:
+    codecs = metadata["codecs"]
+    names = [codec["name"] for codec in codecs]
+    if names != ["bytes", "crc32c"] or metadata.get("storage_transformers"):
+        return False
+    endian = codecs[0].get("configuration", {}).get("endian", "little")
+    encoding = metadata["chunk_key_encoding"]
+    separator = encoding.get("configuration", {}).get("separator", "/")
+    whole_rows = all(n == max(1, m) for n, m in zip(grid[1:], shape[1:], strict=True))
+    return bool(endian == "little" and separator == "/" and whole_rows)
+
+
+def _read_through_zarr(folder: Path) -> Array:
+    import zarr
+
+    return np.asarray(zarr.open_array(folder, mode="r")[...])
