@@ -1,0 +1,395 @@
+"""SMPL body models: the user's files or the stand-in, read and written in the official layout.
+
+Posing them is in `humandata.posing` (its functions are here too). Without SMPL's licensed files everything runs on a *stand-in, not SMPL*: a body made from CC0 MakeHuman data in
+SMPL's exact layout (see ``assets/README.md``). Its numbers cannot be compared with SMPL's.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from humandata.errors import DataError, HumandataError
+from humandata.posing import (
+    SMPL45_VERTICES,
+    forward,
+    forward_joints,
+    joints_h36m,
+    joints_smpl45,
+    joints_smpl54,
+    rest_joints,
+    rest_pelvis,
+    rodrigues,
+)
+
+__all__ = [
+    "BodyModel", "MeanParameters", "body_model", "find", "load", "load_regressors",
+    "mean_parameters", "write_npz", "write_pkl", "body_files",
+    "SMPL45_VERTICES", "forward", "forward_joints", "joints_h36m", "joints_smpl45",
+    "joints_smpl54", "rest_joints", "rest_pelvis", "rodrigues",
+]  # fmt: skip
+
+Array = npt.NDArray[Any]
+
+GENDERS = ("neutral", "male", "female")
+STANDIN_TITLE = "stand-in, not SMPL"
+FOLDER_VARIABLE = "HUMANDATA_BODY_MODELS"
+
+_VERTICES, _FACES, _JOINTS, _POSE_BASIS = 6890, 13776, 24, 207
+_REGRESSOR_ROWS = {"h36m": 17, "extra": 9}
+
+
+@dataclass(frozen=True, eq=False)
+class BodyModel:
+    """A body model in SMPL's layout; the rest pose is a T, y up, facing +z, left hand to +x.
+
+    Attributes
+    ----------
+    name : str
+        ``"smpl"`` for the user's files, ``"standin"`` for the bundled body.
+    gender : str
+        ``neutral``, ``male`` or ``female``.
+    v_template : (V, 3) float
+        Vertices of the mean shape, metres.
+    shapedirs : (V, 3, B) float
+        Displacement per unit of each shape coefficient (one standard deviation).
+    posedirs : (V, 3, 207) float
+        Pose correctives, by the row-major elements of ``R - I`` of joints 1 to 23.
+    J_regressor : (24, V) float
+        Joints from the shaped rest mesh; dense.
+    weights : (V, 24) float
+        Skinning weights, rows sum to one.
+    parents : (24,) int64
+        Kinematic tree, -1 at the root.
+    faces : (13776, 3) int32
+        Triangles, normals outwards by the right-hand rule.
+    regressors : mapping of str to (K, V) float
+        ``h36m`` (17 rows, left leg first) and ``extra`` (9 rows), where available.
+    path : str
+        The file it came from.
+    """
+
+    name: str
+    gender: str
+    v_template: Array
+    shapedirs: Array
+    posedirs: Array
+    J_regressor: Array
+    weights: Array
+    parents: Array
+    faces: Array
+    regressors: Mapping[str, Array] = field(default_factory=dict)
+    path: str = ""
+
+    @property
+    def title(self) -> str:
+        """How reports name the model: ``SMPL (male)`` or ``stand-in, not SMPL (male)``."""
+        kind = STANDIN_TITLE if self.name == "standin" else self.name.upper()
+        return f"{kind} ({self.gender})"
+
+    @functools.cached_property
+    def has_pose_correctives(self) -> bool:
+        """Whether ``posedirs`` holds anything but zeros."""
+        return self.posedirs.strides != (0, 0, 0) and bool(self.posedirs.any())
+
+    @functools.cached_property
+    def joint_template(self) -> Array:
+        """Joints of the mean shape, (24, 3) metres."""
+        return self.J_regressor @ self.v_template
+
+    @functools.cached_property
+    def joint_shapedirs(self) -> Array:
+        """Displacement of the joints per unit of each shape coefficient, (24, 3, B)."""
+        flat = self.J_regressor @ self.shapedirs.reshape(len(self.v_template), -1)
+        return flat.reshape(len(flat), 3, -1)
+
+    @functools.cached_property
+    def single(self) -> BodyModel:
+        """The same model in float32."""
+        names = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights")
+        arrays: dict[str, Array] = {n: _as_float32(getattr(self, n)) for n in names}
+        regressors = {k: r.astype(np.float32) for k, r in self.regressors.items()}
+        return replace(self, **arrays, regressors=regressors)  # type: ignore[arg-type]
+
+    def regressor(self, name: str) -> Array:
+        """The regressor ``h36m`` (17, V) or ``extra`` (9, V); DataError where it is missing."""
+        if name not in self.regressors:
+            raise DataError(
+                Path(self.path).parent,
+                expected=f"J_regressor_{name}.npy beside the body model",
+                found="no such file",
+                hint="It is released with SPIN and GraphCMR; put it into the same folder.",
+            )
+        return self.regressors[name]
+
+
+@dataclass(frozen=True)
+class MeanParameters:
+    """Where iterative regressors start: the layout of ``smpl_mean_params.npz``.
+
+    Attributes
+    ----------
+    pose6d : (144,) float32
+        24 rotations, six numbers each: the first two columns of the matrix, row by row.
+    betas : (10,) float32
+    camera : (3,) float32
+        Weak perspective ``(s, tx, ty)``.
+    """
+
+    pose6d: Array
+    betas: Array
+    camera: Array
+
+
+def _as_float32(values: Array) -> Array:
+    if values.strides == (0, 0, 0):
+        return np.broadcast_to(np.zeros((), np.float32), values.shape)
+    return values.astype(np.float32)
+
+
+# Finding and reading ---------------------------------------------------------------------------
+
+
+def body_model(gender: str = "neutral", folder: str | Path | None = None) -> BodyModel:
+    """The body model of a gender: the user's SMPL file, else the stand-in.
+
+    Parameters
+    ----------
+    gender : str
+        ``neutral``, ``male`` or ``female``.
+    folder : path, optional
+        Folder with ``SMPL_{NEUTRAL,MALE,FEMALE}.{pkl,npz}`` (or the names of the official
+        releases). Default: the environment variable ``HUMANDATA_BODY_MODELS``; where that is
+        not set either, the stand-in.
+
+    Returns
+    -------
+    BodyModel
+        The same object on every call.
+
+    Raises
+    ------
+    DataError
+        The folder holds no file of that gender, or the file is not an SMPL model.
+    """
+    if gender not in GENDERS:
+        raise HumandataError(f"unknown gender {gender!r}; body models are {', '.join(GENDERS)}")
+    folder = folder or os.environ.get(FOLDER_VARIABLE)
+    return _cached(gender, str(Path(folder).resolve()) if folder else None)
+
+
+@functools.cache
+def _cached(gender: str, folder: str | None) -> BodyModel:
+    return _standin(gender) if folder is None else load(find(folder, gender), gender)
+
+
+def find(folder: str | Path, gender: str) -> Path:
+    """The SMPL file of a gender in a folder (or its ``smpl`` subfolder), by its usual names."""
+    letter = gender if gender == "neutral" else gender[0]
+    stems = [f"smpl_{gender}"]
+    stems += [f"basicmodel_{letter}_lbs_10_207_0_v{v}" for v in ("1.1.0", "1.0.0")]
+    for place in (Path(folder), Path(folder) / "smpl"):
+        # Releases differ in capitals: basicModel_f_..., basicmodel_m_...
+        files = {p.name.lower(): p for p in place.iterdir()} if place.is_dir() else {}
+        for stem in stems:
+            for suffix in (".npz", ".pkl"):
+                if stem + suffix in files:
+                    return files[stem + suffix]
+    raise DataError(
+        folder,
+        expected=f"SMPL_{gender.upper()}.pkl or SMPL_{gender.upper()}.npz",
+        found="no such file" if Path(folder).is_dir() else "no such folder",
+        hint=f"Get it from smpl.is.tue.mpg.de, or unset {FOLDER_VARIABLE} to use the stand-in.",
+    )
+
+
+def load(path: str | Path, gender: str, num_betas: int = 10) -> BodyModel:
+    """Read an official SMPL file, and the regressors that lie beside it.
+
+    Parameters
+    ----------
+    path : path
+        ``.pkl`` (Python 2 or 3, chumpy arrays and sparse matrices included; nothing in it is
+        executed) or ``.npz``.
+    gender : str
+    num_betas : int
+        Shape directions to keep (v1.1.0 files hold 300).
+
+    Raises
+    ------
+    DataError
+        A key is missing or has another shape than SMPL's.
+    """
+    from humandata import unpickle
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(path, expected="an SMPL model file", found="no such file")
+    content = unpickle.load_npz(path) if path.suffix == ".npz" else unpickle.load(path)
+    if not isinstance(content, Mapping):
+        raise DataError(
+            path, expected="a dictionary of SMPL's arrays", found=type(content).__name__
+        )
+
+    def take(key: str, shape: tuple[int | None, ...], dtype: Any = np.float64) -> Array:
+        return _checked(path, content, key, shape, dtype)
+
+    tree = take("kintree_table", (2, _JOINTS), np.int64)
+    parents = tree[0].copy()
+    parents[0] = -1  # 4294967295 in the file: -1 as uint32
+    return BodyModel(
+        name="smpl",
+        gender=gender,
+        v_template=take("v_template", (_VERTICES, 3)),
+        shapedirs=take("shapedirs", (_VERTICES, 3, None))[:, :, :num_betas],
+        posedirs=take("posedirs", (_VERTICES, 3, _POSE_BASIS)),
+        J_regressor=take("J_regressor", (_JOINTS, _VERTICES)),
+        weights=take("weights", (_VERTICES, _JOINTS)),
+        parents=parents,
+        faces=take("f", (_FACES, 3), np.int32),
+        regressors=load_regressors(path.parent),
+        path=str(path),
+    )
+
+
+def _checked(
+    path: Path, content: Mapping[str, Any], key: str, shape: tuple[int | None, ...], dtype: Any
+) -> Array:
+    """One array of a model file, dense, after a look at its shape (None: any length)."""
+    wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+    if key not in content:
+        held = ", ".join(sorted(map(str, content)))
+        raise DataError(path, key, expected=f"an array {wanted}", found=f"only the keys {held}")
+    value = content[key]
+    if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 0:
+        value = value.item()  # np.savez wraps a sparse matrix so
+    if hasattr(value, "toarray"):
+        value = value.toarray()
+    try:
+        array = np.asarray(value, dtype=dtype)
+    except (TypeError, ValueError):
+        raise DataError(
+            path, key, expected=f"numbers {wanted}", found=type(value).__name__
+        ) from None
+    fits = array.ndim == len(shape) and all(
+        n in (None, m) for n, m in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        hint = None
+        if key in ("v_template", "kintree_table"):
+            hint = "SMPL-H, SMPL-X, MANO and STAR files cannot stand in for SMPL."
+        raise DataError(path, key, expected=f"shape {wanted}", found=f"{array.shape}", hint=hint)
+    return array
+
+
+def load_regressors(folder: str | Path) -> dict[str, Array]:
+    """Read ``J_regressor_h36m.npy`` and ``J_regressor_extra.npy`` where they exist.
+
+    Returns
+    -------
+    dict of str to (K, 6890) float64
+        ``h36m``: 17 rows, left leg first (``J_regressor_h36m_correct.npy`` of Mesh Graphormer,
+        right leg first, is reordered). ``extra``: 9 rows (of the 14-row file the last nine).
+    """
+    found: dict[str, Array] = {}
+    h36m, swapped, extra = (
+        Path(folder) / f"J_regressor_{n}.npy" for n in ("h36m", "h36m_correct", "extra")
+    )
+    if h36m.is_file():
+        found["h36m"] = _read_regressor(h36m, (17,))
+    elif swapped.is_file():
+        legs_exchanged = [0, 4, 5, 6, 1, 2, 3, *range(7, 17)]
+        found["h36m"] = _read_regressor(swapped, (17,))[legs_exchanged]
+    if extra.is_file():
+        found["extra"] = _read_regressor(extra, (9, 14))[-9:]
+    return found
+
+
+def _read_regressor(path: Path, rows: tuple[int, ...]) -> Array:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise DataError(path, expected="a NumPy array", found=str(error)) from error
+    if array.ndim != 2 or array.shape[0] not in rows or array.shape[1] != _VERTICES:
+        sizes = " or ".join(f"({n}, {_VERTICES})" for n in rows)
+        raise DataError(path, expected=f"shape {sizes}", found=f"{array.shape}")
+    return array.astype(np.float64)
+
+
+def _standin(gender: str) -> BodyModel:
+    """Unpack the bundled body; layout of the file: ``assets/README.md``."""
+    path = Path(__file__).parent / "assets" / "standin_body.npz"
+    with np.load(path, allow_pickle=False) as asset:
+        template = asset[f"{gender}/v_template"].astype(np.float64)
+        shapedirs = asset[f"{gender}/shapedirs"].astype(np.float64)
+        share = asset["weights/value"].astype(np.float64)
+        weights = np.zeros((_VERTICES, _JOINTS))
+        np.put_along_axis(
+            weights, asset["weights/joint"].astype(np.int64), share / share.sum(1, keepdims=True), 1
+        )
+        rows = {k: _unpack_rows(asset, k) for k in ("J_regressor", *_REGRESSOR_ROWS)}
+        return BodyModel(
+            name="standin",
+            gender=gender,
+            v_template=template,
+            shapedirs=shapedirs,
+            posedirs=np.broadcast_to(np.zeros(()), (_VERTICES, 3, _POSE_BASIS)),
+            J_regressor=rows.pop("J_regressor"),
+            weights=weights,
+            parents=asset["parents"].astype(np.int64),
+            faces=asset["faces"].astype(np.int32),
+            regressors=rows,
+            path=str(path),
+        )
+
+
+def _unpack_rows(asset: Mapping[str, Array], name: str) -> Array:
+    starts, vertex = asset[f"{name}/start"], asset[f"{name}/vertex"].astype(np.int64)
+    rows = np.zeros((len(starts) - 1, _VERTICES))
+    rows[np.repeat(np.arange(len(rows)), np.diff(starts)), vertex] = asset[f"{name}/value"]
+    return rows / rows.sum(axis=1, keepdims=True)
+
+
+# Where regressors start ------------------------------------------------------------------------
+
+
+def mean_parameters(folder: str | Path | None = None) -> MeanParameters:
+    """Initial pose, shape and camera of iterative regressors (HMR and its heirs).
+
+    Parameters
+    ----------
+    folder : path, optional
+        Folder with SPIN's ``smpl_mean_params.npz``; default as in `body_model`. Where the file
+        is absent: a relaxed standing person, upright in a camera frame whose y points down.
+    """
+    folder = folder or os.environ.get(FOLDER_VARIABLE)
+    path = Path(folder) / "smpl_mean_params.npz" if folder else None
+    if path is None or not path.is_file():
+        return _relaxed()
+    shapes = {"pose": (_JOINTS * 6,), "shape": (10,), "cam": (3,)}
+    with np.load(path, allow_pickle=False) as content:
+        values = [_checked(path, content, k, s, np.float32) for k, s in shapes.items()]
+    return MeanParameters(*values)
+
+
+def _relaxed() -> MeanParameters:
+    pose = np.zeros((_JOINTS, 3))
+    pose[0] = (np.pi, 0, 0)
+    pose[[16, 17], 2] = (-1.1, 1.1)  # arms lowered to the sides
+    pose[[18, 19], 1] = (-0.35, 0.35)  # elbows a little bent
+    pose[[1, 2], 0] = -0.1
+    pose[[4, 5], 0] = 0.2
+    pose[[7, 8], 0] = -0.1
+    columns = rodrigues(pose)[:, :, :2]
+    return MeanParameters(
+        pose6d=columns.reshape(-1).astype(np.float32),
+        betas=np.zeros(10, np.float32),
+        camera=np.array([0.9, 0, 0], np.float32),
+    )
