@@ -119,8 +119,10 @@ def read(unit: Unit) -> Columns:
 
     visibility = labels[:, :, 2].astype(np.uint8)
     labelled = visibility > 0
-    rejects = _rejects(file, source_id, image_id, wrong, wrong_box, known, labelled.any(1), boxes)
-    sound = ~np.isin(source_id, [int(reject.record.split()[1]) for reject in rejects])
+    rejects, unsound = _rejects(
+        file, source_id, image_id, wrong, wrong_box, known, labelled.any(1), boxes
+    )
+    sound = ~unsound
     persons = sound & labelled.any(axis=1)
     filtered = {"no_labelled_joint": int((sound & ~persons).sum())}
     if unit.detail["filter"] == "mmhuman3d":
@@ -240,8 +242,8 @@ def _rejects(
     known: NDArray[np.bool_],
     labelled: NDArray[np.bool_],
     boxes: NDArray[np.float64],
-) -> list[Reject]:
-    """Records that cannot be used; each is listed once, by the first reason that holds."""
+) -> tuple[list[Reject], NDArray[np.bool_]]:
+    """Records that cannot be used, as a list and as a mask; each is listed once, by the first reason that holds."""
     name = f"annotations/{file.name}"
     # Of a person nobody labelled, the box is not used either: that person is filtered, not wrong.
     flat = labelled & ~wrong_box & ~((boxes[:, 2:] > 0).all(axis=1) & np.isfinite(boxes).all(1))
@@ -262,7 +264,7 @@ def _rejects(
             record = f"annotation {source_id[i]}"
             rejects.append(Reject(name, record, reason, explain(i)))
         seen |= bad
-    return rejects
+    return rejects, seen
 
 
 def _picture_folder(unit: Unit, images: list[_Image]) -> str:

@@ -1,0 +1,124 @@
+"""``humandata convert``: raw annotations in, one store out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from humandata.converters.converter import Report
+
+
+@click.command(epilog="Example: humandata convert coco coco2017 coco_val.zarr --split val2017")
+@click.argument("dataset", required=False)
+@click.argument("raw", required=False, type=click.Path(path_type=Path))
+@click.argument("store", required=False, type=click.Path(path_type=Path))
+@click.option("--list", "show_list", is_flag=True, help="Every dataset: what it expects and yields.")
+@click.option("--split", help="Split to convert; may be left out if only one is on the disk.")
+@click.option(
+    "--pictures",
+    type=click.Choice(["original", "none"]),
+    default="original",
+    show_default=True,
+    help="Copy the encoded pictures into the store, or keep their paths only.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes; default: one per core.")
+@click.option("--limit", type=click.IntRange(1), help="Stop after this many persons.")
+@click.option("--strict", is_flag=True, help="Fail on the first record that cannot be used.")
+@click.option(
+    "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the converter."
+)
+@click.option("--filter", "filter_", metavar="PEER", help="Short for --option filter=PEER.")
+@click.option("--restart", is_flag=True, help="Throw away what an interrupted run left.")
+@click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON; no progress.")
+def convert(
+    dataset: str | None,
+    raw: Path | None,
+    store: Path | None,
+    show_list: bool,
+    split: str | None,
+    options: tuple[str, ...],
+    filter_: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Convert the raw release RAW of DATASET into the new store STORE.
+
+    Interrupted at any moment, the same command continues where it stopped and gives the same
+    result. Records that cannot be used are counted by reason and listed in STORE.rejects.jsonl.
+    """
+    from humandata.cli.console import Bars, print_json
+
+    if show_list:
+        _print_datasets(as_json)
+        return
+    if dataset is None or raw is None or store is None:
+        raise click.UsageError("DATASET, RAW and STORE are needed (or --list).")
+    chosen = _parse(options)
+    if filter_ is not None:
+        chosen["filter"] = filter_
+    from humandata.converters import converter
+
+    bars = Bars(quiet=as_json)
+    try:
+        report = converter.convert(
+            dataset, raw, store, split=split, options=chosen, progress=bars, **settings
+        )
+    finally:
+        bars.close()
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        _print_report(report)
+
+
+def _parse(options: tuple[str, ...]) -> dict[str, str]:
+    parsed = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise click.UsageError(f"--option {option}: write NAME=VALUE")
+        parsed[name] = value
+    return parsed
+
+
+def _print_report(report: Report) -> None:
+    from humandata.cli.console import table
+
+    rows: list[tuple[str, str]] = [("records read", f"{report.records:,}")]
+    rows += [(f"  filtered: {rule}", f"{n:,}") for rule, n in report.filtered.items()]
+    rows += [(f"  rejected: {reason}", f"{n:,}") for reason, n in report.rejected.items()]
+    rows += [("persons written", f"{report.instances:,}"), ("pictures", f"{report.images:,}")]
+    click.echo(table(rows))
+    if report.rejects_file is not None:
+        click.echo(f"rejected records are listed in {report.rejects_file}")
+    resumed = " (resumed)" if report.resumed else ""
+    click.echo(
+        f"{report.store}: {report.dataset} {report.split} in {report.seconds:.1f} s{resumed}, "
+        f"fingerprint {report.fingerprint[:16]}"
+    )
+
+
+def _print_datasets(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from humandata.cli.console import print_json
+    from humandata.converters.converter import datasets
+
+    infos = [module.INFO for module in datasets().values()]
+    if as_json:
+        print_json([asdict(info) for info in infos])
+        return
+    for info in infos:
+        click.secho(info.name, bold=True, nl=False)
+        click.echo(f"  {info.title}")
+        click.echo(f"  splits   {', '.join(info.splits)}")
+        click.echo(f"  expects  {info.expects}")
+        click.echo(f"  yields   {info.yields}")
+        click.echo(f"  licence  {info.licence}")
+        for option in info.options:
+            click.echo(f"  --option {option.name}={option.default or '...'}  {option.help}")
+        click.echo()
