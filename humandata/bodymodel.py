@@ -1,7 +1,8 @@
 """SMPL body models: the user's files or the stand-in, read and written in the official layout.
 
-Posing them is in `humandata.posing` (its functions are here too). Without SMPL's licensed files everything runs on a *stand-in, not SMPL*: a body made from CC0 MakeHuman data in
-SMPL's exact layout (see ``assets/README.md``). Its numbers cannot be compared with SMPL's.
+Posing them is in `humandata.posing`, whose functions are here too. Without SMPL's licensed files
+everything runs on a *stand-in, not SMPL*: a body made from CC0 MakeHuman data in SMPL's exact
+layout (see ``assets/README.md``). Its numbers cannot be compared with SMPL's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from humandata import pickle2
 from humandata.errors import DataError, HumandataError
 from humandata.posing import (
     SMPL45_VERTICES,
@@ -244,8 +246,9 @@ def load(path: str | Path, gender: str, num_betas: int = 10) -> BodyModel:
     tree = take("kintree_table", (2, _JOINTS), np.int64)
     parents = tree[0].copy()
     parents[0] = -1  # 4294967295 in the file: -1 as uint32
+    written_by_us = str(content.get("comment", "")) == STANDIN_TITLE
     return BodyModel(
-        name="smpl",
+        name="standin" if written_by_us else "smpl",
         gender=gender,
         v_template=take("v_template", (_VERTICES, 3)),
         shapedirs=take("shapedirs", (_VERTICES, 3, None))[:, :, :num_betas],
@@ -320,7 +323,8 @@ def _read_regressor(path: Path, rows: tuple[int, ...]) -> Array:
     if array.ndim != 2 or array.shape[0] not in rows or array.shape[1] != _VERTICES:
         sizes = " or ".join(f"({n}, {_VERTICES})" for n in rows)
         raise DataError(path, expected=f"shape {sizes}", found=f"{array.shape}")
-    return array.astype(np.float64)
+    regressor: Array = array.astype(np.float64)
+    return regressor
 
 
 def _standin(gender: str) -> BodyModel:
@@ -354,7 +358,8 @@ def _unpack_rows(asset: Mapping[str, Array], name: str) -> Array:
     starts, vertex = asset[f"{name}/start"], asset[f"{name}/vertex"].astype(np.int64)
     rows = np.zeros((len(starts) - 1, _VERTICES))
     rows[np.repeat(np.arange(len(rows)), np.diff(starts)), vertex] = asset[f"{name}/value"]
-    return rows / rows.sum(axis=1, keepdims=True)
+    normalised: Array = rows / rows.sum(axis=1, keepdims=True)
+    return normalised
 
 
 # Where regressors start ------------------------------------------------------------------------
@@ -393,3 +398,75 @@ def _relaxed() -> MeanParameters:
         betas=np.zeros(10, np.float32),
         camera=np.array([0.9, 0, 0], np.float32),
     )
+
+
+# Writing ---------------------------------------------------------------------------------------
+
+
+def _official(model: BodyModel) -> dict[str, Any]:
+    """The arrays under SMPL's keys, with its types; J_regressor still dense."""
+    parents = model.parents.astype(np.uint32)  # the root's -1 becomes 4294967295
+    # One key more than SMPL's, so that a written stand-in is known when it is read again.
+    mark = {"comment": STANDIN_TITLE} if model.name == "standin" else {}
+    return mark | {
+        "v_template": model.v_template,
+        "shapedirs": model.shapedirs,
+        "posedirs": np.ascontiguousarray(model.posedirs),
+        "J_regressor": model.J_regressor,
+        "J": model.joint_template,
+        "weights": model.weights,
+        "f": model.faces.astype(np.uint32),
+        "kintree_table": np.stack([parents, np.arange(_JOINTS, dtype=np.uint32)]),
+        "bs_style": "lbs",
+        "bs_type": "lrotmin",
+    }
+
+
+def write_npz(model: BodyModel, path: str | Path) -> None:
+    """Write a model as ``SMPL_{GENDER}.npz``: the official keys, every array dense."""
+    np.savez_compressed(path, allow_pickle=False, **_official(model))
+
+
+def write_pkl(model: BodyModel, path: str | Path, chumpy: bool = True) -> None:
+    """Write a model as an official SMPL pickle (Python 2, protocol 2).
+
+    Parameters
+    ----------
+    model : BodyModel
+    path : path
+    chumpy : bool
+        Write ``shapedirs`` as a chumpy array and ``J_regressor`` under SciPy's old name, as the
+        official files do. Without, today's NumPy and SciPy suffice to read the file.
+    """
+    content = _official(model)
+    module = "scipy.sparse.csc" if chumpy else "scipy.sparse._csc"
+    content["J_regressor"] = pickle2.csc_matrix(model.J_regressor, module)
+    if chumpy:
+        content["shapedirs"] = pickle2.chumpy_array(model.shapedirs)
+    Path(path).write_bytes(pickle2.dumps(content))
+
+
+def body_files(folder: str | Path, chumpy: bool = False) -> Path:
+    """Write the stand-in as a folder that tools made for SMPL accept.
+
+    ``SMPL_{NEUTRAL,MALE,FEMALE}.pkl``, ``J_regressor_h36m.npy``, ``J_regressor_extra.npy``,
+    ``smpl_mean_params.npz``, and a note that it is a stand-in, not SMPL.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for gender in GENDERS:
+        write_pkl(_standin(gender), folder / f"SMPL_{gender.upper()}.pkl", chumpy)
+    for name, rows in _standin("neutral").regressors.items():
+        # SPIN's regressors are in Fortran order; readers that map the file see the difference.
+        np.save(folder / f"J_regressor_{name}.npy", np.asfortranarray(rows))
+    mean = _relaxed()
+    np.savez(folder / "smpl_mean_params.npz", pose=mean.pose6d, shape=mean.betas, cam=mean.camera)
+    (folder / "STANDIN.txt").write_text(
+        "The bodies in this folder are a stand-in, not SMPL (CC0, made from MakeHuman data).\n"
+    )
+    return folder

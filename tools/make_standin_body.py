@@ -14,7 +14,7 @@ per gender, and the joint regressors fitted by non-negative least squares.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +220,7 @@ def _left_rotations(head: dict[str, Array]) -> dict[str, Rotation]:
     leg = head["foot"] - head["upperleg01"]
     angle = 0.02 - np.arctan2(leg[:, 0], -leg[:, 1])
     inward = Rotation.from_rotvec(angle[:, None] * np.array([0, 0, 1.0]))
-    result |= {b: inward for b in ("upperleg01", "upperleg02", "lowerleg01", "lowerleg02")}
+    result |= dict.fromkeys(("upperleg01", "upperleg02", "lowerleg01", "lowerleg02"), inward)
     result["foot"] = Rotation.from_rotvec(np.zeros((len(angle), 3)))
     return result
 
@@ -410,9 +410,7 @@ EXTRA_PAIRS = np.array([1, 0, 2, 3, 4, 5, 6, 7, 8])
 
 
 def mixtures(definitions: tuple[dict[int, float], ...], points: Array) -> Array:
-    return np.stack(
-        [sum(w * points[:, k] for k, w in d.items()) for d in definitions], axis=1
-    )
+    return np.stack([sum(w * points[:, k] for k, w in d.items()) for d in definitions], axis=1)
 
 
 def posed_bodies(asset: dict[str, Array], count: int) -> tuple[Array, Array]:
@@ -471,8 +469,12 @@ def make(path: Path) -> None:
     mirror = mirror_map(body[0][kept])
     weights = merged_weights(source, mirror, source.weights[kept])
 
-    small = Source(**{**vars(source), "template": source.template[kept],
-                      "blends": source.blends[:, kept], "weights": source.weights[kept]})  # fmt: skip
+    small = replace(
+        source,
+        template=source.template[kept],
+        blends=source.blends[:, kept],
+        weights=source.weights[kept],
+    )
     asset: dict[str, Array] = {}
     points, targets = [], []
     for seed, gender in enumerate(("neutral", "male", "female")):

@@ -37,13 +37,12 @@ def symmetric_triangles(quads: Array, vertices: Array, mirror: Array) -> Array:
     first = np.where(short[:, None], left[:, [0, 1, 2]], left[:, [0, 1, 3]])
     second = np.where(short[:, None], left[:, [0, 2, 3]], left[:, [1, 2, 3]])
     half = np.concatenate([first, second])
-    half = half[(half[:, 0] != half[:, 1]) & (half[:, 1] != half[:, 2]) & (half[:, 2] != half[:, 0])]
+    a, b, c = half.T
+    half = half[(a != b) & (b != c) & (c != a)]
     return np.concatenate([half, mirror[half][:, ::-1]])
 
 
-def close_cavities(
-    vertices: Array, faces: Array, cavity: Array, eyeballs: Array
-) -> sp.csr_matrix:
+def close_cavities(vertices: Array, faces: Array, cavity: Array, eyeballs: Array) -> sp.csr_matrix:
     """Linear map that stretches the inside of eye sockets and mouth over their openings.
 
     The inside becomes a membrane (each vertex the mean of its neighbours), and where an eyeball
@@ -181,7 +180,7 @@ def thin_symmetrically(
     heap: list[tuple[float, int, int, int, int]] = []
 
     def offer(u: int) -> None:
-        if u in fixed or vertices[u, 0] < 0 and not middle[u]:
+        if u in fixed or (vertices[u, 0] < 0 and not middle[u]):
             return  # the right half follows the left
         for v in mesh.neighbours(u):
             if middle[u] and not middle[v]:
@@ -210,8 +209,8 @@ def thin_symmetrically(
         left -= len(pair)
         for w in touched:
             mesh.stamp[w] += 1
-        for w in touched | {x for w in touched for x in mesh.neighbours(w)}:
-            offer(w)
+        for u in touched.union(*(mesh.neighbours(w) for w in touched)):
+            offer(u)
     kept = np.flatnonzero(mesh.alive)
     number = np.full(len(vertices), -1)
     number[kept] = np.arange(len(kept))
