@@ -212,7 +212,7 @@ def _actor(
     projected = geometry.project(joints, intrinsics)
     detected = _detections(np.asarray(data["poses2d"][actor], np.float64)[frame], size)
     box = _boxes(detected, projected, joints[..., 2] > 0)
-    error = _residual(detected, projected)
+    error = _residual(detected, joints, intrinsics)
     keypoints3d = np.concatenate([joints, np.ones((rows, 24, 1))], axis=2)
     gender = np.full(rows, GENDERS[str(data["genders"][actor])], np.uint8)
     betas = np.asarray(data["betas"][actor], np.float64).ravel()[:10]
@@ -261,10 +261,11 @@ _DETECTED = [2, 3, 4, 5, 6, 7, 9, 10, 12, 13]
 _SMPL = [17, 19, 21, 16, 18, 20, 5, 8, 4, 7]
 
 
-def _residual(detected: Float, projected: Float) -> Float:
+def _residual(detected: Float, joints: Float, intrinsics: Float) -> Float:
     """Mean distance of the projected joints to the detected ones, pixels; -1 where none."""
+    points = detected[:, _DETECTED]
     return geometry.residual_px(
-        projected[:, _SMPL], detected[:, _DETECTED, :2], detected[:, _DETECTED, 2] > 0
+        joints[:, _SMPL], points[..., :2], intrinsics, points[..., 2] > 0
     )
 
 

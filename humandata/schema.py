@@ -236,7 +236,7 @@ def row_ids(namespace: str, keys: Array) -> NDArray[np.uint64]:
     Examples
     --------
     >>> int(row_ids("coco/val2017", np.array([442619]))[0])
-    3180361107471026171
+    17909740967593723817
     """
     digest = hashlib.blake2b(namespace.encode(), digest_size=8).digest()
     with np.errstate(over="ignore"):

@@ -1,0 +1,237 @@
+"""The runner gives one result, whatever the number of workers and however often it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coco_release import write_coco
+from pw3d_release import write_pw3d
+
+import humandata
+from humandata import DataError, HumandataError
+from humandata.converters import converter
+from humandata.converters.converter import convert
+
+SMALL = (108, 192)
+
+
+def release(root: Path, sequences: int = 5) -> Path:
+    for i in range(sequences):
+        write_pw3d(root, name=f"walk_{i:02d}", frames=4, size=SMALL, seed=i)
+    return root
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "humandata.cli.main", *map(str, arguments)]
+
+
+def same_files(a: Path, b: Path) -> bool:
+    """Equal but for the root attributes' provenance of paths."""
+    names = sorted(p.relative_to(a) for p in a.rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to(b) for p in b.rglob("*") if p.is_file())
+    return all((a / n).read_bytes() == (b / n).read_bytes() for n in names)
+
+
+def test_one_and_two_workers_write_the_same_files(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw")
+    one = convert("pw3d", raw, tmp_path / "one.zarr", workers=1)
+    two = convert("pw3d", raw, tmp_path / "two.zarr", workers=2)
+    assert one.fingerprint == two.fingerprint
+    assert same_files(tmp_path / "one.zarr", tmp_path / "two.zarr")
+
+
+@pytest.mark.slow
+def test_killed_ten_times_and_resumed_gives_the_same_fingerprint(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw", sequences=12)
+    reference = convert("pw3d", raw, tmp_path / "whole.zarr", workers=1)
+    store = tmp_path / "killed.zarr"
+    words = command("convert", "pw3d", raw, store, "--workers", 2, "--json")
+    dice = random.Random(0)
+    for _ in range(10):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(dice.uniform(0.2, 1.6))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if not store.exists():
+            with pytest.raises(DataError):
+                humandata.open(store)
+    if not store.exists():
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    assert humandata.open(store).fingerprint == reference.fingerprint
+    assert same_files(tmp_path / "whole.zarr", store)
+    assert not store.with_name("killed.zarr.partial").exists()
+
+
+def test_an_interrupted_run_continues_and_does_not_redo_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = release(tmp_path / "raw")
+    from humandata.converters import pw3d
+
+    read, seen = pw3d.read, []
+
+    def stops_at_the_third(unit: converter.Unit) -> converter.Columns:
+        seen.append(unit.name)
+        if unit.name == "walk_02" and seen.count("walk_02") == 1:
+            raise KeyboardInterrupt
+        return read(unit)
+
+    monkeypatch.setattr(pw3d, "read", stops_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        convert("pw3d", raw, tmp_path / "s.zarr", workers=1)
+    report = convert("pw3d", raw, tmp_path / "s.zarr", workers=1)
+    assert report.resumed
+    assert seen == ["walk_00", "walk_01", "walk_02", "walk_02", "walk_03", "walk_04"]
+    whole = convert("pw3d", raw, tmp_path / "whole.zarr", workers=1)
+    assert report.fingerprint == whole.fingerprint
+
+
+def test_other_options_do_not_continue_an_interrupted_run(tmp_path: Path) -> None:
+    write_coco(tmp_path / "raw")
+    file = tmp_path / "raw/annotations/person_keypoints_train2017.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:500])
+    store = tmp_path / "s.zarr"
+    with pytest.raises(DataError):
+        convert("coco", tmp_path / "raw", store, workers=1)
+    file.write_bytes(whole)
+    other = {"filter": "mmhuman3d"}
+    with pytest.raises(DataError, match="--restart"):
+        convert("coco", tmp_path / "raw", store, workers=1, options=other)
+    report = convert("coco", tmp_path / "raw", store, workers=1, options=other, restart=True)
+    assert report.instances == 2
+
+
+def test_an_input_that_changed_since_the_interruption_is_read_again(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_pw3d(raw, name="a_00", frames=4, size=SMALL, seed=0)
+    write_pw3d(raw, name="b_00", frames=4, size=SMALL, seed=1)
+    second = raw / "sequenceFiles/test/b_00.pkl"
+    whole = second.read_bytes()
+    second.write_bytes(whole[:100])
+    with pytest.raises(DataError):
+        convert("pw3d", raw, tmp_path / "s.zarr", workers=1)
+    second.write_bytes(whole)
+    truth = write_pw3d(raw, name="a_00", frames=4, size=SMALL, seed=7, pictures=False)
+    convert("pw3d", raw, tmp_path / "s.zarr", workers=1)
+    store = humandata.open(tmp_path / "s.zarr")
+    np.testing.assert_allclose(
+        store.instances["keypoints3d"][0][:, :3], truth.joints[0, 0], atol=1e-5
+    )
+
+
+def test_limit_keeps_the_first_instances_and_counts_the_rest(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw", sequences=3)
+    whole = humandata.open(convert("pw3d", raw, tmp_path / "w.zarr", workers=1).store)
+    for limit in (1, 5, 8, 1000):
+        report = convert("pw3d", raw, tmp_path / f"{limit}.zarr", workers=1, limit=limit)
+        store = humandata.open(report.store)
+        kept = min(limit, len(whole))
+        assert len(store) == kept
+        np.testing.assert_array_equal(store.instances["id"][:], whole.instances["id"][:kept])
+        assert report.records == kept + sum(report.filtered.values())
+
+
+def test_two_conversions_into_one_path_end_with_one_store_and_one_message(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw", sequences=4)
+    words = command("convert", "pw3d", raw, tmp_path / "s.zarr", "--workers", 1, "--json")
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+            for _ in range(2)]  # fmt: skip
+    errors = [process.communicate()[1] for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes == [0, 1]
+    (message,) = [error for error in errors if error]
+    assert "at work on it" in message or "something there already" in message
+    assert len(humandata.open(tmp_path / "s.zarr")) > 0
+
+
+def test_a_full_disk_ends_in_a_message_and_the_same_command_resumes(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw", sequences=3)
+    # The kernel refuses to let any file grow beyond this size, as a full disk would.
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
+        "from humandata.cli.main import main; main(sys.argv[1:])"
+    )
+    arguments = command("convert", "pw3d", raw, tmp_path / "s.zarr", "--workers", 1, "--json")[3:]
+    failed = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 1
+    assert "File too large" in failed.stderr
+    assert "run the same command again" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    with pytest.raises(DataError, match="not finished"):
+        humandata.open(tmp_path / "s.zarr")
+    report = convert("pw3d", raw, tmp_path / "s.zarr", workers=1)
+    assert report.fingerprint == convert("pw3d", raw, tmp_path / "w.zarr", workers=1).fingerprint
+
+
+def test_a_journal_cut_off_by_a_crash_is_read_up_to_the_last_whole_line(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw", sequences=2)
+    bad = raw / "sequenceFiles/test/walk_01.pkl"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:90])
+    with pytest.raises(DataError):
+        convert("pw3d", raw, tmp_path / "s.zarr", workers=1)
+    journal = tmp_path / "s.zarr.partial" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes() + b'{"piece": "unit 1", "rec')
+    bad.write_bytes(whole)
+    report = convert("pw3d", raw, tmp_path / "s.zarr", workers=1)
+    assert report.fingerprint == convert("pw3d", raw, tmp_path / "w.zarr", workers=1).fingerprint
+
+
+def test_a_converter_that_loses_count_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from humandata.converters import pw3d
+
+    def forgets(unit: converter.Unit) -> converter.Columns:
+        columns = read(unit)
+        columns.records += 1
+        return columns
+
+    read = pw3d.read
+    monkeypatch.setattr(pw3d, "read", forgets)
+    with pytest.raises(HumandataError, match="lost count in unit walk_00"):
+        convert("pw3d", release(tmp_path / "raw", 1), tmp_path / "s.zarr", workers=1)
+
+
+def test_provenance_names_files_digests_and_options(tmp_path: Path) -> None:
+    import hashlib
+
+    write_coco(tmp_path / "raw")
+    store = humandata.open(convert("coco", tmp_path / "raw", tmp_path / "s.zarr", workers=1).store)
+    (source,) = store.attributes["provenance"]["sources"]
+    file = tmp_path / "raw" / source["file"]
+    assert source["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert source["bytes"] == file.stat().st_size
+    assert store.attributes["provenance"]["options"] == {"filter": "none"}
+    assert "CC BY" in store.attributes["licence"]
+
+
+@pytest.mark.parametrize("name", sorted(converter.datasets()))
+def test_every_converter_fulfils_the_contract(name: str, tmp_path: Path) -> None:
+    """Run over all converters by listing: a new one is covered without writing a test."""
+    module = converter.find(name)
+    info = module.INFO
+    assert info.name == name
+    assert all([info.title, info.citation, info.licence, info.splits, info.expects, info.yields])
+    for convention in (info.keypoints2d, info.keypoints3d):
+        if convention is not None:
+            assert humandata.keypoints.names(convention)  # type: ignore[attr-defined]
+    with pytest.raises(HumandataError) as caught:  # a wrong folder
+        module.find_splits(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    with pytest.raises(HumandataError):
+        module.plan(tmp_path, info.splits[0], {})
+    json.dumps([option.name for option in info.options])
