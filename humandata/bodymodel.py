@@ -123,12 +123,7 @@ class BodyModel:
     def regressor(self, name: str) -> Array:
         """The regressor ``h36m`` (17, V) or ``extra`` (9, V); DataError where it is missing."""
         if name not in self.regressors:
-            raise DataError(
-                Path(self.path).parent,
-                expected=f"J_regressor_{name}.npy beside the body model",
-                found="no such file",
-                hint="It is released with SPIN and GraphCMR; put it into the same folder.",
-            )
+            raise missing_regressor(self.path, name)
         return self.regressors[name]
 
 
@@ -148,6 +143,16 @@ class MeanParameters:
     pose6d: Array
     betas: Array
     camera: Array
+
+
+def missing_regressor(path: str, name: str) -> DataError:
+    """The error for joints that need a regressor the user's folder does not hold."""
+    return DataError(
+        Path(path).parent,
+        expected=f"J_regressor_{name}.npy beside the body model",
+        found="no such file",
+        hint="It is released with SPIN and GraphCMR; put it into the same folder.",
+    )
 
 
 def _as_float32(values: Array) -> Array:
