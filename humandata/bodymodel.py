@@ -28,14 +28,14 @@ from humandata.posing import (
     joints_smpl54,
     rest_joints,
     rest_pelvis,
-    rodrigues,
 )
+from humandata.rotations import axis_angle_to_matrix, matrix_to_rotation6d
 
 __all__ = [
     "BodyModel", "MeanParameters", "body_model", "find", "load", "load_regressors",
     "mean_parameters", "write_npz", "write_pkl", "body_files",
     "SMPL45_VERTICES", "forward", "forward_joints", "joints_h36m", "joints_smpl45",
-    "joints_smpl54", "rest_joints", "rest_pelvis", "rodrigues",
+    "joints_smpl54", "rest_joints", "rest_pelvis",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -397,9 +397,8 @@ def _relaxed() -> MeanParameters:
     pose[[1, 2], 0] = -0.1
     pose[[4, 5], 0] = 0.2
     pose[[7, 8], 0] = -0.1
-    columns = rodrigues(pose)[:, :, :2]
     return MeanParameters(
-        pose6d=columns.reshape(-1).astype(np.float32),
+        pose6d=matrix_to_rotation6d(axis_angle_to_matrix(pose)).reshape(-1).astype(np.float32),
         betas=np.zeros(10, np.float32),
         camera=np.array([0.9, 0, 0], np.float32),
     )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from humandata.rotations import axis_angle_to_matrix
+
 if TYPE_CHECKING:
     from humandata.bodymodel import BodyModel
 
@@ -24,20 +26,6 @@ SMPL45_VERTICES = (
 )  # fmt: skip
 
 _JOINTS = 24
-
-
-def rodrigues(axis_angle: Array) -> Array:
-    """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3), radians, by Rodrigues."""
-    angle = np.linalg.norm(axis_angle, axis=-1)[..., None, None]
-    x, y, z = np.moveaxis(axis_angle, -1, 0)
-    zero = np.zeros_like(x)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1)
-    cross = cross.reshape(*x.shape, 3, 3)
-    # sin(a)/a and (1-cos(a))/a^2 through sinc, which is exact at zero.
-    first = np.sinc(angle / np.pi)
-    second = 0.5 * np.sinc(angle / (2 * np.pi)) ** 2
-    result: Array = np.eye(3, dtype=axis_angle.dtype) + first * cross + second * (cross @ cross)
-    return result
 
 
 def forward(
@@ -68,7 +56,7 @@ def forward(
         The kinematic joints. float32 when every input is, else float64.
     """
     model, pose, betas, transl = _inputs(model, global_orient, body_pose, betas, transl)
-    rotations = rodrigues(pose)
+    rotations = axis_angle_to_matrix(pose)
     count = len(pose)
     shaped = model.v_template + np.tensordot(betas, model.shapedirs[..., : betas.shape[1]], (1, 2))
     rest = rest_joints(model, betas)
@@ -95,7 +83,7 @@ def forward_joints(
     """The 24 kinematic joints (N, 24, 3) of `forward`, without making the mesh."""
     model, pose, betas, transl = _inputs(model, global_orient, body_pose, betas, transl)
     rest = np.broadcast_to(rest_joints(model, betas), (len(pose), _JOINTS, 3))
-    joints = _chain(model, rodrigues(pose), rest)[1]
+    joints = _chain(model, axis_angle_to_matrix(pose), rest)[1]
     return joints if transl is None else joints + transl[:, None]
 
 

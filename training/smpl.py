@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from humandata.bodymodel import BodyModel, missing_regressor
 from humandata.posing import SMPL45_VERTICES
+
+
+class Mesh(NamedTuple):
+    """Posed bodies.
+
+    Attributes
+    ----------
+    vertices : (B, V, 3) metres
+    joints : (B, 54, 3) metres
+        The convention smpl_54; the first 24 are the kinematic joints.
+    """
+
+    vertices: Tensor
+    joints: Tensor
 
 
 class SMPL(nn.Module):
@@ -40,7 +57,7 @@ class SMPL(nn.Module):
 
     def __init__(self, model: BodyModel, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.title, self.path = model.title, model.path
+        self.name, self.title, self.path = model.name, model.title, model.path
         vertices = len(model.v_template)
         arrays = {
             "v_template": model.v_template,
@@ -79,10 +96,8 @@ class SMPL(nn.Module):
             moved = betas @ self.joint_shapedirs[: betas.shape[1]]
             return self.joint_template + moved.view(-1, 24, 3)
 
-    def forward(
-        self, rotations: Tensor, betas: Tensor, transl: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Vertices and kinematic joints of posed bodies.
+    def forward(self, rotations: Tensor, betas: Tensor, transl: Tensor | None = None) -> Mesh:
+        """Vertices and all 54 joints of posed bodies.
 
         Parameters
         ----------
@@ -93,11 +108,18 @@ class SMPL(nn.Module):
         transl : (B, 3), optional
             Metres, added last.
 
-        Returns
-        -------
-        vertices : (B, V, 3)
-        joints : (B, 24, 3)
+        Raises
+        ------
+        DataError
+            The user's folder has no ``J_regressor_extra.npy``; `skin` does without.
         """
+        vertices, joints = self.skin(rotations, betas, transl)
+        return Mesh(vertices, self.joints_smpl54(vertices, joints))
+
+    def skin(
+        self, rotations: Tensor, betas: Tensor, transl: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Vertices (B, V, 3) and the 24 kinematic joints (B, 24, 3); parameters as `forward`."""
         rest = self.rest_joints(betas)
         with _full_precision(rotations):
             rotations, betas = rotations.to(rest.dtype), betas.to(rest.dtype)
@@ -108,21 +130,21 @@ class SMPL(nn.Module):
             # of whole arrays: 2.5 times faster with its gradient than a sum of 3 x 3 products.
             affine = torch.cat([world.transpose(2, 3), offset.unsqueeze(2)], dim=2).flatten(2)
             blend = (self.weights @ affine).view(len(affine), -1, 4, 3)
-            x, y, z = shaped.split(1, dim=2)
+            x, y, z = shaped[..., 0:1], shaped[..., 1:2], shaped[..., 2:3]
             vertices = blend[:, :, 0] * x + blend[:, :, 1] * y + blend[:, :, 2] * z + blend[:, :, 3]
             if transl is not None:
                 vertices, joints = vertices + transl[:, None], joints + transl[:, None]
             return vertices, joints
 
     def joints(self, rotations: Tensor, betas: Tensor, transl: Tensor | None = None) -> Tensor:
-        """The 24 kinematic joints (B, 24, 3) of `forward`, without making the mesh."""
+        """The 24 kinematic joints (B, 24, 3) of `skin`, without making the mesh."""
         rest = self.rest_joints(betas)
         with _full_precision(rotations):
             joints = self._chain(rotations.to(rest.dtype), rest)[1]
             return joints if transl is None else joints + transl[:, None]
 
     def joints_smpl54(self, vertices: Tensor, joints: Tensor) -> Tensor:
-        """The convention smpl_54 (B, 54, 3) from what `forward` returns.
+        """The convention smpl_54 (B, 54, 3) from what `skin` returns.
 
         The 24 kinematic joints, 21 vertices, nine joints regressed from the posed mesh.
 
@@ -187,3 +209,28 @@ def _levels(parents: list[int]) -> list[tuple[list[int], list[int], list[int]]]:
         levels.append((children, owners, [above.index(p) for p in owners]))
         above = children
     return levels
+
+
+def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3); smooth at zero."""
+    angle = torch.linalg.vector_norm(axis_angle, dim=-1)[..., None, None]
+    x, y, z = axis_angle.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1)
+    cross = cross.view(*x.shape, 3, 3)
+    first = torch.sinc(angle / torch.pi)
+    second = 0.5 * torch.sinc(angle / (2 * torch.pi)) ** 2
+    identity = torch.eye(3, dtype=axis_angle.dtype, device=axis_angle.device)
+    return identity + first * cross + second * (cross @ cross)
+
+
+def rotation6d_to_matrix(rotation6d: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) of HMR's six numbers (..., 6), by Gram-Schmidt.
+
+    The six are a (3, 2) block read row by row: its columns are the first two of the matrix (the
+    form of SPIN and its heirs, not PyTorch3D's).
+    """
+    a, b = rotation6d[..., 0::2], rotation6d[..., 1::2]
+    first = functional.normalize(a, dim=-1)
+    second = functional.normalize(b - (first * b).sum(-1, keepdim=True) * first, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
