@@ -268,7 +268,7 @@ def _similarity(source: Float64, target: Float64, usable: Bool) -> Float64:
     scale = np.where(fixed, 1, trace / np.where(fixed, 1, variance))
     rotation[fixed] = np.eye(3)
     moved = scale[:, None, None] * ((source - mean1) @ np.swapaxes(rotation, 1, 2)) + mean2
-    return np.asarray(np.where(usable.any(axis=1, keepdims=True)[..., None], moved, source))
+    return np.asarray(np.where(weight.any(axis=1, keepdims=True), moved, source))
 
 
 def bootstrap_interval(
@@ -328,12 +328,11 @@ def bootstrap_interval(
     counts = np.bincount(member, weight[known])
 
     generator = np.random.default_rng(seed)
-    even = np.full(len(kinds), 1 / len(kinds))
     means = np.empty(n)
     step = max(1, _CHUNK // len(kinds))
     for start in range(0, n, step):
-        drawn = generator.multinomial(len(kinds), even, size=min(step, n - start))
-        means[start : start + step] = (drawn @ totals) / (drawn @ counts)
+        drawn = generator.integers(len(kinds), size=(min(step, n - start), len(kinds)))
+        means[start : start + step] = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
