@@ -1,6 +1,6 @@
 """Opening a store and reading rows, for stores of three sizes, against zarr-python on the same files.
 
-    python benchmarks/open_store.py [--rows 10000 100000 1000000]
+python benchmarks/open_store.py [--rows 10000 100000 1000000]
 """
 
 from __future__ import annotations

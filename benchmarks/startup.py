@@ -1,6 +1,6 @@
 """Start-up: `import humandata` and `humandata --help`, against `import numpy` alone.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

@@ -24,9 +24,7 @@ def table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) -> str:
         return ""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     body = lines[1:] if header else lines
-    numeric = [
-        bool(body) and all(_is_number(line[i]) for line in body) for i in range(len(widths))
-    ]
+    numeric = [bool(body) and all(_is_number(line[i]) for line in body) for i in range(len(widths))]
     text = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 @click.argument("dataset", required=False)
 @click.argument("raw", required=False, type=click.Path(path_type=Path))
 @click.argument("store", required=False, type=click.Path(path_type=Path))
-@click.option("--list", "show_list", is_flag=True, help="Every dataset: what it expects and yields.")
+@click.option(
+    "--list", "show_list", is_flag=True, help="Every dataset: what it expects and yields."
+)
 @click.option("--split", help="Split to convert; may be left out if only one is on the disk.")
 @click.option(
     "--pictures",

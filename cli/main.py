@@ -20,7 +20,9 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         package = importlib.import_module("humandata.cli")
-        return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in HIDDEN)
+        return sorted(
+            m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in HIDDEN
+        )
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.list_commands(ctx):

@@ -120,7 +120,7 @@ def read(unit: Unit) -> Columns:
     visibility = labels[:, :, 2].astype(np.uint8)
     labelled = visibility > 0
     rejects, unsound = _rejects(
-        file, source_id, image_id, wrong, wrong_box, known, labelled.any(1), boxes
+        file, source_id, image_id, wrong, wrong_box, known, np.asarray(labelled.any(1)), boxes
     )
     sound = ~unsound
     persons = sound & labelled.any(axis=1)

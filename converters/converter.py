@@ -322,20 +322,25 @@ def _read_units(
     ]
     done = len(units) - len(todo)
     _show(progress, "annotations", done, len(units))
-    for number, (records, files) in pool.map(_read_unit, todo):
-        writer.note_finished(
-            f"unit {number}", records=records, files=files, stamp=_stamp(units[number])
-        )
-        done += 1
-        _show(progress, "annotations", done, len(units))
+    # With a limit, units are read one after another until there is enough.
+    rounds = [todo] if limit is None else [[job] for job in todo]
+    for jobs in rounds:
+        if limit is not None and _rows(writer) >= limit:
+            break
+        for number, (records, files) in pool.map(_read_unit, jobs):
+            writer.note_finished(
+                f"unit {number}", records=records, files=files, stamp=_stamp(units[number])
+            )
+            done += 1
+            _show(progress, "annotations", done, len(units))
     if limit is not None:
         _cut_to_limit(writer, limit)
-    return [file for number in range(len(units)) for file in _files(writer, number)]
+    read = (writer.finished.get(f"unit {number}", {}) for number in range(len(units)))
+    return [file for line in read for file in line.get("files", [])]
 
 
-def _files(writer: StoreWriter, number: int) -> list[dict[str, Any]]:
-    files: list[dict[str, Any]] = writer.finished[f"unit {number}"]["files"]
-    return files
+def _rows(writer: StoreWriter) -> int:
+    return sum(part.rows["instances"] for part in writer.parts())
 
 
 def _read_unit(
@@ -345,9 +350,7 @@ def _read_unit(
     columns: Columns = importlib.import_module(name).read(unit)
     if strict and columns.rejects:
         raise _strict_error(columns.rejects[0])
-    accounted = (
-        columns.rows("instances") + sum(columns.filtered.values()) + len(columns.rejects)
-    )
+    accounted = columns.rows("instances") + sum(columns.filtered.values()) + len(columns.rejects)
     if columns.records != accounted:
         raise HumandataError(
             f"the converter lost count in unit {unit.name}: {columns.records} records read, "
@@ -372,20 +375,8 @@ def _cut_to_limit(writer: StoreWriter, limit: int) -> None:
     for number, part in enumerate(writer.parts()):
         rows = part.rows["instances"]
         if rows > left:
-            columns = Columns(
-                *({n: _load(part, t, n) for n in part.names(t)} for t in part.rows),
-                field_attributes=part.field_attributes,
-                rejects=part.rejects,
-                filtered=part.filtered,
-                records=part.records,
-            )
-            write_part(writer.unit_folder(number), _cut(columns, left))
+            write_part(writer.unit_folder(number), _cut(part.columns(), left))
         left -= min(left, rows)
-
-
-def _load(part: Any, table: str, name: str) -> Any:
-    values = part.array(table, name)
-    return part.strings(table, name) if values is None else np.array(values)
 
 
 def _digest(raw: Path, file: Path) -> dict[str, Any]:

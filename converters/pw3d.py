@@ -208,8 +208,8 @@ def _actor(
         )
     camera = extrinsics[frame]
     orient, transl = geometry.smpl_to_camera(pose[:, 0], trans, pelvis, camera)
-    joints = geometry.transform(camera, world)
-    projected = geometry.project(joints, intrinsics)
+    joints = np.asarray(geometry.transform(camera, world), np.float64)
+    projected = np.asarray(geometry.project(joints, intrinsics), np.float64)
     detected = _detections(np.asarray(data["poses2d"][actor], np.float64)[frame], size)
     box = _boxes(detected, projected, joints[..., 2] > 0)
     error = _residual(detected, joints, intrinsics)
@@ -251,7 +251,7 @@ def _boxes(detected: Float, projected: Float, in_front: NDArray[np.bool_]) -> Fl
     box = geometry.bbox_from_points(detected[..., :2], seen, BOX_FACTOR)
     other = geometry.bbox_from_points(projected, in_front, BOX_FACTOR)
     # One point, or points on a line, make no box.
-    usable = seen.any(axis=1) & (box[:, 2:] > 0).all(axis=1)
+    usable = np.asarray(seen.any(axis=1) & (box[:, 2:] > 0).all(axis=1))
     result: Float = np.where(usable[:, None], box, other)
     return result
 
@@ -264,9 +264,7 @@ _SMPL = [17, 19, 21, 16, 18, 20, 5, 8, 4, 7]
 def _residual(detected: Float, joints: Float, intrinsics: Float) -> Float:
     """Mean distance of the projected joints to the detected ones, pixels; -1 where none."""
     points = detected[:, _DETECTED]
-    return geometry.residual_px(
-        joints[:, _SMPL], points[..., :2], intrinsics, points[..., 2] > 0
-    )
+    return geometry.residual_px(joints[:, _SMPL], points[..., :2], intrinsics, points[..., 2] > 0)
 
 
 def _images(
@@ -306,5 +304,7 @@ def _rejects(
     ):
         for row in np.flatnonzero(bad):
             record = f"actor {instances['person'][row]}, frame {frame[row]}"
-            rejects.append(Reject(f"sequenceFiles/{unit.split}/{file.name}", record, reason, detail))
+            rejects.append(
+                Reject(f"sequenceFiles/{unit.split}/{file.name}", record, reason, detail)
+            )
     return rejects, finite & ~behind & ~flat

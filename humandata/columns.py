@@ -210,6 +210,27 @@ class Part:
         ]
 
 
+    def columns(self) -> Columns:
+        """Everything in memory, as it was before it was written."""
+        tables: dict[str, dict[str, Values]] = {}
+        for table in schema.TABLES:
+            tables[table] = {}
+            for name in self.names(table):
+                values = self.array(table, name)
+                tables[table][name] = (
+                    self.strings(table, name) if values is None else np.array(values)
+                )
+        return Columns(
+            tables["images"],
+            tables["instances"],
+            tables["sequences"],
+            self.field_attributes,
+            self.rejects,
+            self.filtered,
+            self.records,
+        )
+
+
 def merged_attributes(parts: list[Part]) -> dict[str, dict[str, Any]]:
     """Attributes of all parts' fields.
 

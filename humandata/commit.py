@@ -44,9 +44,7 @@ def write_tables(writer: StoreWriter, attributes: dict[str, Any]) -> Path:
     root = writer.partial / "store"
     for table in ("instances", "sequences"):
         shutil.rmtree(root / table, ignore_errors=True)
-    selections = [
-        _select(writer, number, part) for number, part in enumerate(writer.parts())
-    ]
+    selections = [_select(writer, number, part) for number, part in enumerate(writer.parts())]
     parts = [selection.part for selection in selections]
     digest = hashlib.sha256()
     for name in ("dataset", "split"):
@@ -195,9 +193,7 @@ def _write_field(
     field_attributes: dict[str, dict[str, Any]],
     digest: Any,
 ) -> None:
-    like = next(
-        (a for s in selections if (a := s.part.array(table, name)) is not None), None
-    )
+    like = next((a for s in selections if (a := s.part.array(table, name)) is not None), None)
     field = schema.field(table, name, like)
     says = field_attributes.get(name, {}) if table != "sequences" else {}
     attributes = _describe(field, says)
@@ -224,7 +220,9 @@ def _write_field(
 
     shape = like.shape[1:] if like is not None else tuple(int(n) for n in field.shape)
     # Zarr axes need names, and xarray wants one length per name within a group.
-    dimensions = field.dimensions or tuple(f"{name.replace('/', '_')}_{i}" for i in range(len(shape)))
+    dimensions = field.dimensions or tuple(
+        f"{name.replace('/', '_')}_{i}" for i in range(len(shape))
+    )
     write_array(
         root / table / name,
         checked(),

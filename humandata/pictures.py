@@ -124,8 +124,7 @@ def decode(data: bytes | NDArray[np.uint8], reduce: int = 1) -> NDArray[np.uint8
         raise DamagedPicture(f"cannot be decoded: {error}") from error
     if picture is None:
         raise DamagedPicture(f"no known picture format ({len(buffer)} bytes)")
-    rgb: NDArray[np.uint8] = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-    return rgb
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def encode_jpeg(picture: NDArray[np.uint8], quality: int = 92) -> bytes:

@@ -75,7 +75,9 @@ def fields() -> dict[tuple[str, str], Field]:
     text = resources.files("humandata.schemas").joinpath("store.json").read_text(encoding="utf-8")
     found: dict[tuple[str, str], Field] = {}
     for entry in json.loads(text)["fields"]:
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()
+        }
         found[entry["table"], entry["name"]] = Field(**values)
     return found
 
@@ -95,9 +97,7 @@ def field(table: str, name: str, like: Array | None = None) -> Field:
         dtype = "float32" if like is None else like.dtype.name
         shape: tuple[int, ...] = () if like is None else tuple(like.shape[1:])
         names = tuple(f"{name.removeprefix('extra/')}_{axis + 1}" for axis in range(len(shape)))
-        return Field(
-            table, name, dtype, shape, "kept by an import", "not said", dimensions=names
-        )
+        return Field(table, name, dtype, shape, "kept by an import", "not said", dimensions=names)
     names_here = ", ".join(n for t, n in fields() if t == table)
     raise KeyError(f"the table {table!r} has no field {name!r}; it has {names_here}")
 

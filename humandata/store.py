@@ -38,6 +38,11 @@ class StringColumn:
     def shape(self) -> tuple[int, ...]:
         return self._offsets.shape
 
+    @property
+    def arrays(self) -> tuple[MappedArray, MappedArray]:
+        """The blob and the offsets."""
+        return self._blob, self._offsets
+
     def __len__(self) -> int:
         return len(self._offsets)
 
@@ -53,7 +58,7 @@ class StringColumn:
             start = int(self._offsets[row])
             last = row + 1 == len(self)
             stop = len(self._blob) if last else int(self._offsets[row + 1])
-            return self._blob[start:stop].tobytes().decode()
+            return str(self._blob[start:stop].tobytes(), "utf-8")
         rows = np.arange(len(self))[index]
         return [self[int(row)] for row in rows]
 
@@ -210,11 +215,12 @@ class Store:
             folder = self.path / "images" / "packs" / f"{pack:05d}"
             self._packs[pack] = MappedArray(folder)
         # No picture crosses a chunk, so this is a copy out of one map.
-        return bytes(self._packs[pack][offset : offset + length].data)
+        data = self._packs[pack][offset : offset + length]
+        return bytes(memoryview(data))
 
     def verify_pictures(self) -> list[str]:
         """Compare every stored picture with its checksum; one sentence per damaged one."""
-        problems = []
+        problems: list[str] = []
         if not self.has_pictures:
             return problems
         sums, lengths = np.asarray(self.images["crc32c"]), np.asarray(self.images["length"])
@@ -294,4 +300,3 @@ def is_store(path: str | PathLike[str]) -> bool:
 def file_bytes(path: Path) -> int:
     """Bytes of all files below ``path``."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-

@@ -305,9 +305,10 @@ def write_pack(
                 raise data
             info = probe(data)
         except (OSError, DamagedPicture) as error:
-            damaged = isinstance(error, DamagedPicture)
-            reason = "damaged_picture" if damaged else "missing_picture"
-            detail = str(error) if damaged else f"cannot be read: {error.strerror or error}"
+            if isinstance(error, OSError):
+                reason, detail = "missing_picture", f"cannot be read: {error.strerror or error}"
+            else:
+                reason, detail = "damaged_picture", str(error)
             rejects.append(Reject(name, "", reason, detail))
             found.append((0, 0, 0, 0, 0))
             continue

@@ -191,7 +191,7 @@ class MappedArray:
             self.attributes: dict[str, Any] = dict(metadata.get("attributes", {}))
             self.dimensions: tuple[str, ...] = tuple(metadata.get("dimension_names") or ())
             grid = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
-            self._fill = metadata["fill_value"]
+            self.fill = metadata["fill_value"]
             self._mapped = _is_mappable(metadata, self.shape, grid)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
@@ -240,7 +240,7 @@ class MappedArray:
                 data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             # Zarr lets a writer leave out chunks that hold nothing but the fill value.
-            empty = np.full((1,) * len(self.shape), self._fill, self.dtype)
+            empty = np.full((1,) * len(self.shape), self.fill, self.dtype)
             return np.broadcast_to(empty, self._chunk_shape)
         flat = np.frombuffer(data, self.dtype, count=math.prod(self._chunk_shape))
         return flat.reshape(self._chunk_shape)
@@ -265,9 +265,7 @@ class MappedArray:
         pieces = []
         for number in range(start // self._rows, math.ceil(stop / self._rows)):
             first = number * self._rows
-            pieces.append(
-                self.chunk(number)[max(start - first, 0) : min(stop - first, self._rows)]
-            )
+            pieces.append(self.chunk(number)[max(start - first, 0) : min(stop - first, self._rows)])
         if len(pieces) == 1:
             return pieces[0]
         if not pieces or start == stop:
@@ -288,7 +286,7 @@ class MappedArray:
         numbers = rows // self._rows
         if numbers.min() == numbers.max():
             number = int(numbers.flat[0])
-            return self.chunk(number)[rows - number * self._rows]
+            return np.asarray(self.chunk(number)[rows - number * self._rows])
         out = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
         for number in np.unique(numbers):
             chosen = numbers == number
@@ -333,9 +331,7 @@ def read_metadata(folder: Path, node_type: str | None = None) -> dict[str, Any]:
     if not isinstance(metadata, dict) or metadata.get("zarr_format") != 3:
         raise DataError(file, expected="zarr_format 3", found="another format")
     if node_type not in (None, metadata.get("node_type")):
-        raise DataError(
-            file, expected=f"a Zarr {node_type}", found=repr(metadata.get("node_type"))
-        )
+        raise DataError(file, expected=f"a Zarr {node_type}", found=repr(metadata.get("node_type")))
     return metadata
 
 

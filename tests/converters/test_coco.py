@@ -31,9 +31,7 @@ def assert_matches(store: humandata.Store, truth: CocoTruth, ids: list[int]) -> 
         labelled = labels[:, 2] > 0
         np.testing.assert_array_equal(store.instances["keypoints2d"][row][:, :2], labels[:, :2])
         np.testing.assert_array_equal(store.instances["keypoints2d"][row][:, 2], labelled)
-        np.testing.assert_array_equal(
-            store.instances["keypoints2d_visibility"][row], labels[:, 2]
-        )
+        np.testing.assert_array_equal(store.instances["keypoints2d_visibility"][row], labels[:, 2])
         box = [*truth.boxes[identity], 1]
         np.testing.assert_allclose(store.instances["bbox_xywh"][row], box, rtol=1e-7)
         image = int(store.instances["image"][row])
@@ -94,7 +92,9 @@ def test_row_ids_stay_when_other_persons_are_left_out(tmp_path: Path) -> None:
     everyone, _ = converted(tmp_path / "raw", tmp_path / "a.zarr")
     some, _ = converted(tmp_path / "raw", tmp_path / "b.zarr", options={"filter": "mmhuman3d"})
     ids = dict(zip(everyone.instances["source_id"][:], everyone.instances["id"][:], strict=True))
-    for source, identity in zip(some.instances["source_id"][:], some.instances["id"][:], strict=True):
+    for source, identity in zip(
+        some.instances["source_id"][:], some.instances["id"][:], strict=True
+    ):
         assert ids[source] == identity
 
 
@@ -222,9 +222,7 @@ def test_the_real_fragment_gives_every_person_keypoints_boxes_and_pictures_right
     names = {image["id"]: image["file_name"] for image in raw["images"]}
     for row, annotation in enumerate(people):
         keypoints = np.reshape(annotation["keypoints"], (17, 3))
-        np.testing.assert_array_equal(
-            store.instances["keypoints2d"][row][:, :2], keypoints[:, :2]
-        )
+        np.testing.assert_array_equal(store.instances["keypoints2d"][row][:, :2], keypoints[:, :2])
         np.testing.assert_allclose(store.instances["bbox_xywh"][row][:4], annotation["bbox"])
         path = store.images["path"][int(store.instances["image"][row])]
         assert path == f"val2017/{names[annotation['image_id']]}"

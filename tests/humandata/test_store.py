@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_plain_zarr_and_xarray_read_equal_values(tmp_path: Path) -> None:
     images = xarray.open_zarr(tmp_path / "s.zarr", group="images", consolidated=False)
     starts = [*images["path_offset"].values.tolist(), None]
     text = images["path_bytes"].values.tobytes()
-    assert [text[a:b].decode() for a, b in zip(starts, starts[1:], strict=False)] == store.images[
+    assert [text[a:b].decode() for a, b in itertools.pairwise(starts)] == store.images[
         "path"
     ][:]
 
@@ -322,7 +323,10 @@ def test_decoding_ignores_exif_rotation(tmp_path: Path) -> None:
 
     data = picture(3)
     # An APP1 segment that says: rotate by 90 degrees (orientation 6).
-    tiff = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00" + bytes(4)
+    tiff = (
+        b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
+        + bytes(4)
+    )
     body = b"Exif\x00\x00" + tiff
     rotated = data[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[2:]
     assert cv2.imdecode(np.frombuffer(rotated, np.uint8), cv2.IMREAD_COLOR).shape == (40, 33, 3)

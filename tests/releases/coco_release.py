@@ -54,7 +54,7 @@ def write_coco(
                        "date_captured": "2013-11-14 17:02:52", "id": image_id})  # fmt: skip
         sizes[f"{place}/{name}"] = (width, height)
     limbs = [0] * 5 + [2, 1] * 6
-    eleven = limbs[:-1] + [0]
+    eleven = [*limbs[:-1], 0]
     cases: list[tuple[int, int, list[int], int]] = [
         (442619, 25, [2] * 17, 0),
         (1001, 9, limbs, 0),

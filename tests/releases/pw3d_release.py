@@ -121,7 +121,7 @@ def write_pw3d(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.pkl").write_bytes(py2pickle.dumps(data))
     if pictures:
-        width, height = (int(round(2 * c)) for c in intrinsics[:2, 2])
+        width, height = (round(2 * c) for c in intrinsics[:2, 2])
         place = root / "imageFiles" / name
         place.mkdir(parents=True)
         for i in range(frames):
