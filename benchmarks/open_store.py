@@ -1,4 +1,4 @@
-"""Opening a store and reading rows, for stores of three sizes, against zarr-python on the same files.
+"""Opening a store and reading rows, at three sizes, against zarr-python on the same files.
 
 python benchmarks/open_store.py [--rows 10000 100000 1000000]
 """

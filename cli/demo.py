@@ -1,4 +1,4 @@
-"""``humandata demo``: the whole line on synthetic people, each step shown as a user would type it."""
+"""``humandata demo``: the whole line on synthetic people, each step shown as one would type it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``humandata`` command. Subcommands are the other files of this folder, imported when asked."""
+"""The ``humandata`` command. Subcommands are the other files of this folder."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def _rejects(
     labelled: NDArray[np.bool_],
     boxes: NDArray[np.float64],
 ) -> tuple[list[Reject], NDArray[np.bool_]]:
-    """Records that cannot be used, as a list and as a mask; each is listed once, by the first reason that holds."""
+    """Records that cannot be used, as a list and as a mask; each once, by the first reason."""
     name = f"annotations/{file.name}"
     # Of a person nobody labelled, the box is not used either: that person is filtered, not wrong.
     flat = labelled & ~wrong_box & ~((boxes[:, 2:] > 0).all(axis=1) & np.isfinite(boxes).all(1))

@@ -53,7 +53,7 @@ def chunk_rows(rows: int, longest: int = MAX_CHUNK_ROWS) -> int:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` to ``path`` so that a reader sees the old file or the new one, never half."""
+    """Write ``content`` so that a reader sees the old file or the new one, never half of it."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
