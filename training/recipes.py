@@ -1,0 +1,195 @@
+"""The configuration of a training run as plain data.
+
+A run is described by one frozen `Recipe`. ``humandata train`` builds it from flags, ``--config``
+reads one from JSON, ``--set field=value`` reaches every field, and the run folder keeps the one
+used. A variant in Python is ``dataclasses.replace(hmr(), lr=1e-4)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from humandata.errors import DataError, HumandataError
+
+_Weight = Annotated[float, Meta(ge=0)]
+_Fraction = Annotated[float, Meta(ge=0, le=1)]
+_Count = Annotated[int, Meta(ge=0)]
+_AtLeastOne = Annotated[int, Meta(ge=1)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One store of a mix."""
+
+    store: str
+    """Path of the store."""
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+    """Share of the samples that come from it, relative to the other weights."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a network is trained.
+
+    The defaults are HMR as hmr-benchmarks trains it without the adversarial prior (its "base"
+    losses; batch 64 in place of 32 per GPU). Each field is described in ``schemas/run.json``.
+    """
+
+    mix: tuple[Source, ...] = ()
+    algorithm: str = "hmr"
+    backbone: str = "resnet50"
+    init: str = "imagenet"
+    image_size: Annotated[int, Meta(ge=16, le=2048)] = 224
+    approximate_joints: bool = False
+    body_models: str | None = None
+
+    loss: Literal["smooth_l1", "l1", "mse"] = "smooth_l1"
+    keypoints3d_weight: _Weight = 100.0
+    keypoints2d_weight: _Weight = 10.0
+    vertices_weight: _Weight = 2.0
+    pose_weight: _Weight = 3.0
+    betas_weight: _Weight = 0.02
+
+    flip: _Fraction = 0.5
+    scale: _Weight = 0.25
+    rotation: _Weight = 30.0
+    rotation_probability: _Fraction = 0.6
+    channel_noise: Annotated[float, Meta(ge=0, lt=1)] = 0.4
+
+    batch_size: _AtLeastOne = 64
+    steps: _Count = 0
+    epochs: _Count = 100
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: Annotated[float, Meta(gt=0)] = 2.5e-4
+    head_lr: Annotated[float, Meta(gt=0)] | None = None
+    weight_decay: _Weight = 0.0
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    warmup_steps: _Count = 0
+    decay_at: tuple[_Fraction, ...] = (0.8,)
+    decay_factor: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    clip_gradient: _Weight = 0.0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.5
+
+    seed: _Count = 0
+    workers: _Count = 2
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    log_every: _AtLeastOne = 10
+    checkpoint_every: _Count = 1000
+    keep_checkpoints: _Count = 3
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Length of the run: ``steps`` where given, else ``epochs`` times the steps of an epoch."""
+        return self.steps or self.epochs * steps_per_epoch
+
+
+def hmr() -> Recipe:
+    """HMR on ResNet-50 from ImageNet, without its adversarial prior."""
+    return Recipe()
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON-ready values, every field present."""
+    return dict(msgspec.to_builtins(recipe))
+
+
+def from_dict(values: Mapping[str, Any], source: str | Path = "recipe") -> Recipe:
+    """A recipe from JSON values; fields that are absent keep their defaults.
+
+    Raises
+    ------
+    DataError
+        Naming the field, when one is unknown, of the wrong type or out of range.
+    """
+    for name in values:
+        if name not in _FIELDS:
+            raise DataError(
+                source,
+                name,
+                expected=f"a field of a recipe{_near(name)}",
+                found="an unknown name",
+                hint="schemas/run.json describes every field.",
+            )
+    try:
+        return msgspec.convert(dict(values), Recipe)
+    except msgspec.ValidationError as error:
+        # msgspec ends its message with the path of the value: "... - at `$.lr`"
+        reason, _, where = str(error).partition(" - at `$.")
+        field = where.rstrip("`")
+        choices = get_args(get_type_hints(Recipe).get(field))
+        expected = f"one of {', '.join(map(str, choices))}" if choices else "a valid recipe"
+        raise DataError(source, field or None, expected=expected, found=reason) from error
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe from a JSON file, such as the ``recipe.json`` of a run."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(path, expected="a recipe in JSON", found="no such file") from error
+    except (ValueError, OSError) as error:
+        raise DataError(path, expected="a recipe in JSON", found=str(error)) from error
+    if not isinstance(values, dict):
+        raise DataError(path, expected="a JSON object", found=type(values).__name__)
+    return from_dict(values, path)
+
+
+def write(recipe: Recipe, path: Path) -> None:
+    """Write a recipe as indented JSON."""
+    path.write_text(json.dumps(to_dict(recipe), indent=2) + "\n", encoding="utf-8")
+
+
+def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """Change fields by ``field=value`` texts, as ``--set`` takes them.
+
+    The value is read as JSON where it is JSON (numbers, ``true``, ``null``, lists), and as text
+    where it is not.
+
+    >>> with_settings(Recipe(), ["lr=0.001", "loss=l1"]).lr
+    0.001
+    """
+    values = to_dict(recipe)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip()
+        if not equals:
+            raise HumandataError(f"--set {setting}: expected field=value")
+        value: Any = text
+        if name in _FIELDS and not isinstance(_FIELDS[name].default, str):
+            try:
+                value = json.loads(text)
+            except ValueError:
+                value = text
+        values[name] = value
+    return from_dict(values, "--set")
+
+
+def parse_source(text: str) -> Source:
+    """A store and its weight from ``PATH`` or ``PATH=WEIGHT``."""
+    path, equals, weight = text.rpartition("=")
+    if not equals:
+        return Source(text)
+    try:
+        value = float(weight)
+    except ValueError:
+        return Source(text)  # a path may contain "="
+    if not 0 < value < float("inf"):
+        raise HumandataError(f"--mix {text}: the weight must be a number above zero")
+    return Source(path, value)
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+
+
+def _near(name: str) -> str:
+    near = difflib.get_close_matches(name, _FIELDS, n=3)
+    return f" (near names: {', '.join(near)})" if near else ""
