@@ -1,0 +1,224 @@
+"""HMR: iterative regression of a SMPL body and a weak-perspective camera from one picture.
+
+Kanazawa et al., "End-to-end Recovery of Human Shape and Pose", CVPR 2018, in the form that SPIN,
+mmhuman3d and hmr-benchmarks train (``models/heads/hmr_head.py``): 6D rotations, no non-linearity
+between the fully connected layers, three iterations of which the last is supervised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from humandata.bodymodel import mean_parameters
+from humandata.training import losses
+from humandata.training.backbones import Backbone, load_backbone_weights
+from humandata.training.batches import Batch
+from humandata.training.recipes import Recipe
+from humandata.training.smpl import SMPL, axis_angle_to_matrix, rotation6d_to_matrix
+
+FOCAL_LENGTH = 5000.0
+"""Focal length, in pixels of the crop, of the camera that projects the body into the crop."""
+
+POSE, SHAPE, CAMERA = 144, 10, 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A body and a camera for each of B crops.
+
+    Attributes
+    ----------
+    pose : (B, 24, 3, 3)
+        Rotation matrices relative to the parent joint; joint 0 in the axes of the camera.
+    betas : (B, 10)
+    camera : (B, 3)
+        Weak perspective: scale s, and tx, ty in metres at the body; s = 1 fits 2 m into the crop.
+    """
+
+    pose: Tensor
+    betas: Tensor
+    camera: Tensor
+
+    def translation(self, size: int = 224) -> Tensor:
+        """Position (B, 3) of the body in metres, before a camera of 5000 px and a crop of ``size``.
+
+        ``(tx, ty, 2 f / (size s + 1e-9))``, as in the reference.
+        """
+        scale, x, y = self.camera.unbind(-1)
+        return torch.stack([x, y, 2 * FOCAL_LENGTH / (size * scale + 1e-9)], dim=-1)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Sizes of the regressor; the published networks use these."""
+
+    hidden: int = 1024
+    iterations: int = 3
+    dropout: float = 0.5
+
+
+DEFAULTS = Defaults()
+
+
+class HMRHead(nn.Module):
+    """The regressor: features to body and camera in three corrections of the mean parameters.
+
+    Names of parameters and buffers are those of published checkpoints (``head.fc1.weight`` ...).
+
+    Parameters
+    ----------
+    channels : int
+        Length of the feature vector.
+    options : Defaults
+    body_models : Path, optional
+        Folder of the user's SMPL files, where ``smpl_mean_params.npz`` gives the initial
+        parameters.
+    """
+
+    init_pose: Tensor
+    init_shape: Tensor
+    init_cam: Tensor
+
+    def __init__(
+        self, channels: int, options: Defaults = DEFAULTS, body_models: Path | None = None
+    ) -> None:
+        super().__init__()
+        self.iterations = options.iterations
+        self.fc1 = nn.Linear(channels + POSE + SHAPE + CAMERA, options.hidden)
+        self.drop1 = nn.Dropout(options.dropout)
+        self.fc2 = nn.Linear(options.hidden, options.hidden)
+        self.drop2 = nn.Dropout(options.dropout)
+        self.decpose = nn.Linear(options.hidden, POSE)
+        self.decshape = nn.Linear(options.hidden, SHAPE)
+        self.deccam = nn.Linear(options.hidden, CAMERA)
+        for decoder in (self.decpose, self.decshape, self.deccam):
+            nn.init.xavier_uniform_(decoder.weight, gain=0.01)
+        mean = mean_parameters(body_models)
+        self.register_buffer("init_pose", _row(mean.pose6d))
+        self.register_buffer("init_shape", _row(mean.betas))
+        self.register_buffer("init_cam", _row(mean.camera))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """6D pose (B, 144), betas (B, 10) and camera (B, 3) from features (B, channels)."""
+        count = features.shape[0]
+        pose = self.init_pose.expand(count, -1)
+        shape = self.init_shape.expand(count, -1)
+        camera = self.init_cam.expand(count, -1)
+        for _ in range(self.iterations):
+            state = torch.cat([features, pose, shape, camera], dim=1)
+            hidden = self.drop2(self.fc2(self.drop1(self.fc1(state))))
+            pose = pose + self.decpose(hidden)
+            shape = shape + self.decshape(hidden)
+            camera = camera + self.deccam(hidden)
+        return pose, shape, camera
+
+
+def _row(values: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.array(values, np.float32).reshape(1, -1))
+
+
+class HMR(nn.Module):
+    """Backbone and regressor.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    head : HMRHead
+    """
+
+    def __init__(self, backbone: Backbone, head: HMRHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Predict a batch whose pixels `augment.prepare` has normalised."""
+        return self.predict(batch.images)
+
+    def predict(self, images: Tensor) -> Prediction:
+        """Predict normalised crops (B, 3, S, S)."""
+        features = self.backbone(images)
+        # The regressor adds small corrections and the rotations are orthonormalised: both want the
+        # full mantissa, and cost next to nothing.
+        with torch.autocast(features.device.type, enabled=False):
+            pose, betas, camera = self.head(features.float())
+            matrices = rotation6d_to_matrix(pose.view(-1, 24, 6))
+        return Prediction(matrices, betas, camera)
+
+
+def build(recipe: Recipe, pretrained: bool = True) -> HMR:
+    """The network of a recipe, initialised as ``recipe.init`` says.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    pretrained : bool
+        False leaves the backbone random whatever the recipe says, for weights that are loaded
+        afterwards.
+    """
+    from_timm = pretrained and recipe.init == "imagenet"
+    backbone = Backbone(recipe.backbone, from_timm, recipe.image_size)
+    if pretrained and recipe.init not in ("imagenet", "none"):
+        load_backbone_weights(backbone, Path(recipe.init))
+    options = dataclasses.replace(DEFAULTS, dropout=recipe.dropout)
+    folder = Path(recipe.body_models) if recipe.body_models else None
+    return HMR(backbone, HMRHead(backbone.channels, options, folder))
+
+
+def project(joints: Tensor, camera_translation: Tensor) -> Tensor:
+    """Pixels (B, J, 2) relative to the centre of the crop, of joints (B, J, 3) in metres.
+
+    ``u = f (X + tx) / (Z + tz)``, ``v = f (Y + ty) / (Z + tz)`` with the focal length of 5000
+    pixels.
+    """
+    placed = joints + camera_translation[:, None]
+    return FOCAL_LENGTH * placed[..., :2] / placed[..., 2:]
+
+
+def loss(batch: Batch, prediction: Prediction, body: SMPL, recipe: Recipe) -> dict[str, Tensor]:
+    """Weighted terms of the loss; the network is trained on their sum.
+
+    Targets are compared in the training body model (neutral), as in the reference: 54 joints in 3D
+    around the hips and projected into the crop, vertices, rotation matrices, betas. A weight of 0
+    leaves a term out. Without the vertices' term ``body`` may be
+    `humandata.training.engine.skeleton`.
+
+    Returns
+    -------
+    dict of str to scalar Tensor
+        ``keypoints3d``, ``keypoints2d``, ``vertices``, ``pose``, ``betas``.
+    """
+    form, has_smpl = recipe.loss, batch.has_smpl
+    vertices, joints = body(prediction.pose, prediction.betas)
+    projected = project(joints, prediction.translation(batch.size))
+    target_pose = axis_angle_to_matrix(batch.pose)
+    # HMR's base losses measure vertices by L1 where keypoints take smooth-L1, and pose and betas
+    # squared.
+    vertices_form: losses.Form = "mse" if form == "mse" else "l1"
+    body_form: losses.Form = "l1" if form == "l1" else "mse"
+    terms: dict[str, Tensor] = {}
+    if recipe.keypoints3d_weight:
+        value = losses.keypoints3d_loss(joints, batch.keypoints3d, form)
+        terms["keypoints3d"] = recipe.keypoints3d_weight * value
+    if recipe.keypoints2d_weight:
+        value = losses.keypoints2d_loss(projected, batch.keypoints2d, batch.size, form)
+        terms["keypoints2d"] = recipe.keypoints2d_weight * value
+    if recipe.vertices_weight:
+        with torch.no_grad():
+            target, _ = body(target_pose, batch.betas)
+        value = losses.vertices_loss(vertices, target, has_smpl, vertices_form)
+        terms["vertices"] = recipe.vertices_weight * value
+    if recipe.pose_weight:
+        value = losses.pose_loss(prediction.pose, target_pose, has_smpl, body_form)
+        terms["pose"] = recipe.pose_weight * value
+    if recipe.betas_weight:
+        value = losses.betas_loss(prediction.betas, batch.betas, has_smpl, body_form)
+        terms["betas"] = recipe.betas_weight * value
+    return terms
