@@ -1,0 +1,160 @@
+"""``humandata train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      humandata train --mix coco.store=0.6 --mix pw3d.store=0.4 --out runs/hmr
+      humandata train --mix coco.store --backbone resnet18 --init none --image-size 128 \\
+          --steps 2000 --lr 1e-3 --set schedule=cosine --out runs/small
+      humandata train --out runs/hmr --resume
+    """
+)
+@click.option(
+    "--mix",
+    multiple=True,
+    metavar="STORE[=WEIGHT]",
+    help="A store to train from and its share of the samples (default 1). Repeat for more.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run folder.")
+@click.option("--resume", is_flag=True, help="Go on from the latest checkpoint in --out.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="A recipe in JSON, such as the recipe.json of another run; flags go before it.",
+)
+@click.option("--algorithm", help="hmr (default).")
+@click.option("--backbone", help="Any timm network by name (default resnet50).")
+@click.option(
+    "--init",
+    metavar="imagenet|none|FILE",
+    help="What the backbone starts from (default imagenet, downloaded once by timm).",
+)
+@click.option("--loss", help="smooth_l1 (default), l1 or mse.")
+@click.option("--image-size", type=int, help="Side of a crop in pixels (default 224).")
+@click.option("--batch-size", type=int, help="Samples of a step (default 64).")
+@click.option("--steps", type=int, help="Length of the run in steps.")
+@click.option(
+    "--epochs",
+    type=int,
+    help="Length in epochs of the largest store (default 100), unless --steps.",
+)
+@click.option("--lr", type=float, help="Peak learning rate (default 2.5e-4).")
+@click.option("--optimizer", help="adam (default) or adamw.")
+@click.option("--seed", type=int, help="Seed of everything random (default 0).")
+@click.option("--workers", type=int, help="Threads that prepare batches (default 2).")
+@click.option("--device", help="auto (default), cpu, cuda, cuda:1 ...")
+@click.option(
+    "--body-models",
+    help="Folder of your SMPL files (default: $HUMANDATA_BODY_MODELS, else the stand-in body).",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Any other field of the recipe; schemas/run.json lists them. Repeat for more.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, no progress bar.")
+def train(
+    mix: tuple[str, ...],
+    out: Path,
+    resume: bool,
+    config: Path | None,
+    settings: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a network from stores, into a run folder.
+
+    The run folder keeps the recipe, where the data came from, a log (JSON lines and TensorBoard)
+    and checkpoints. Ctrl-C saves a checkpoint first.
+    """
+    _need_torch()
+    from humandata.training import engine
+
+    recipe = _recipe(mix, out, resume, config, settings, flags)
+    if dry_run:
+        plan = engine.describe(recipe, out)
+        click.echo(json.dumps(plan, indent=2) if as_json else _plan_text(plan))
+        return
+    checkpoint = engine.train(recipe, out, resume=resume, quiet=as_json)
+    if as_json:
+        entries = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        last = json.loads(entries[-1]) if entries else {}
+        click.echo(json.dumps({"run": str(out), "checkpoint": str(checkpoint), "last": last}))
+    else:
+        click.echo(f"trained: {checkpoint}")
+
+
+def _need_torch() -> None:
+    from importlib.util import find_spec
+
+    from humandata.errors import MissingExtra
+
+    for package in ("torch", "timm", "safetensors", "tensorboard"):
+        if find_spec(package) is None:
+            raise MissingExtra(package, "train")
+
+
+def _recipe(
+    mix: tuple[str, ...],
+    out: Path,
+    resume: bool,
+    config: Path | None,
+    settings: tuple[str, ...],
+    flags: dict[str, Any],
+) -> Any:
+    """The recipe: defaults, under the run's own (``--resume``) or ``--config``, under the flags."""
+    import dataclasses
+
+    from humandata.training import recipes
+
+    recipe = recipes.hmr()
+    if config is not None:
+        recipe = recipes.read(config)
+    elif resume and (out / "recipe.json").is_file():
+        recipe = recipes.read(out / "recipe.json")
+    if mix:
+        recipe = dataclasses.replace(recipe, mix=tuple(map(recipes.parse_source, mix)))
+    given = {name: value for name, value in flags.items() if value is not None}
+    if given.get("epochs") and "steps" not in given:
+        given["steps"] = 0
+    recipe = recipes.from_dict({**recipes.to_dict(recipe), **given}, "humandata train")
+    recipe = recipes.with_settings(recipe, settings)
+    if not recipe.mix:
+        raise click.UsageError("name at least one store: --mix STORE (or --config, or --resume)")
+    return recipe
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    recipe = plan["recipe"]
+    lines = [
+        f"{recipe['algorithm']} on {recipe['backbone']} ({recipe['init']}), {plan['device']}",
+        f"{plan['steps']:,} steps of {recipe['batch_size']} crops of {recipe['image_size']} px, "
+        f"{plan['steps_per_epoch']:,} steps an epoch",
+    ]
+    lines += [
+        f"  {store['share']:6.1%}  {store['path']} ({store['persons']:,} persons)"
+        for store in plan["stores"]
+    ]
+    changed = {k: v for k, v in recipe.items() if k != "mix" and v != _default(k)}
+    lines += [f"  {name} = {json.dumps(value)}" for name, value in changed.items()]
+    return "\n".join([*lines, f"into {plan['out']}"])
+
+
+def _default(field: str) -> Any:
+    from humandata.training import recipes
+
+    return recipes.to_dict(recipes.hmr())[field]

@@ -1,0 +1,440 @@
+"""The training loop: device, precision, optimiser, schedule, checkpoints and logs of one run."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import humandata
+from humandata.bodymodel import body_model
+from humandata.errors import HumandataError
+from humandata.store import Store
+from humandata.training import checkpoints, recipes
+from humandata.training.augment import prepare
+from humandata.training.batches import Augmentation, Batch, Mix
+from humandata.training.recipes import Recipe
+from humandata.training.smpl import SMPL
+
+
+def train(recipe: Recipe, out: Path, resume: bool = False, quiet: bool = False) -> Path:
+    """Train a network and keep it in a run folder.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    out : Path
+        The run folder; made where it does not exist.
+    resume : bool
+        Go on from the latest checkpoint of the folder, if there is one. On a CPU the result equals
+        that of a run that was never interrupted, bit for bit.
+    quiet : bool
+        No progress bar.
+
+    Returns
+    -------
+    Path
+        The last checkpoint.
+
+    Raises
+    ------
+    HumandataError
+        When a store, backbone or device is not there, when the folder holds another run, when the
+        loss is no longer a number (naming the step), or when the run was interrupted (after
+        saving).
+    """
+    device = choose_device(recipe.device)
+    stores = [(humandata.open(source.store), source.weight) for source in recipe.mix]
+    mix = make_mix(recipe, stores)
+    last = recipe.total_steps(mix.steps_per_epoch)
+    if last < 1:
+        raise HumandataError("nothing to train: give --steps or --epochs")
+    past = checkpoints.checkpoints(out)
+    _check_folder(out, recipe, resume, bool(past))
+
+    checkpoints.seed_everything(recipe.seed)
+    algorithm = load_algorithm(recipe.algorithm)
+    network = algorithm.build(recipe, pretrained=not past).to(device)
+    if device.type == "cuda":
+        network = network.to(memory_format=torch.channels_last)
+    body = training_body(recipe).to(device)
+    optimizer = make_optimizer(network, recipe, device)
+    groups = [
+        {key: group[key] for key in ("peak_lr", "weight_decay")} for group in optimizer.param_groups
+    ]
+    first = 0
+    if past:
+        checkpoints.restore(past[-1], network, optimizer)
+        first = past[-1].step
+        for group, fresh in zip(optimizer.param_groups, groups, strict=True):
+            group.update(fresh)  # rates and decay are the recipe's, also where it changed
+    _write_run(out, recipe, stores, body, device)
+
+    network.train()
+    saved = first
+    with (
+        _Log(out, first, last, recipe, quiet) as log,
+        _polite_interrupt() as interrupted,
+        contextlib.closing(mix.batches(first, last, recipe.workers)) as batches,
+    ):
+        for step, batch in enumerate(batches, start=first):
+            set_learning_rate(optimizer, recipe, step, last)
+            terms = train_step(algorithm, network, body, optimizer, batch.to(device), recipe, step)
+            done = step + 1
+            log.add(done, terms, optimizer.param_groups[0]["lr"], done / mix.steps_per_epoch)
+            due = recipe.checkpoint_every and done % recipe.checkpoint_every == 0
+            if due or done == last or interrupted.is_set():
+                checkpoints.save(out, done, network, optimizer, recipe, recipe.keep_checkpoints)
+                saved = done
+            if interrupted.is_set() and done < last:
+                raise HumandataError(
+                    f"interrupted after step {done:,} of {last:,}, which is saved; "
+                    f"go on with: humandata train --out {out} --resume"
+                )
+        log.close(undecodable=mix.undecodable)
+    return out / "checkpoints" / f"{saved:08d}"
+
+
+def train_step(
+    algorithm: ModuleType,
+    network: nn.Module,
+    body: SMPL,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    recipe: Recipe,
+    step: int,
+) -> dict[str, float]:
+    """One update of the network from one batch on its device.
+
+    Returns
+    -------
+    dict
+        The terms of the loss and their sum, ``loss``, as numbers.
+
+    Raises
+    ------
+    HumandataError
+        When the loss is not a finite number; the network is left as it was.
+    """
+    batch = prepare(batch)
+    with precision(batch.images.device, recipe.precision):
+        prediction = network(batch)
+    terms: dict[str, Tensor] = algorithm.loss(batch, prediction, body, recipe)
+    total = torch.stack(list(terms.values())).sum()
+    values = {name: float(value.detach()) for name, value in terms.items()}
+    values["loss"] = float(total.detach())
+    if not math.isfinite(values["loss"]):
+        listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        raise HumandataError(
+            f"the loss of step {step + 1:,} is not a finite number ({listed}). Resume from the "
+            "last checkpoint with a lower --lr, or with --set clip_gradient=1"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    if recipe.clip_gradient:
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient)
+    optimizer.step()
+    return values
+
+
+def make_mix(recipe: Recipe, stores: list[tuple[Store, float]]) -> Mix:
+    """The batches of a recipe."""
+    augmentation = Augmentation(
+        recipe.flip,
+        recipe.scale,
+        recipe.rotation,
+        recipe.rotation_probability,
+        recipe.channel_noise,
+    )
+    return Mix(
+        stores,
+        recipe.batch_size,
+        recipe.image_size,
+        recipe.seed,
+        augmentation,
+        recipe.approximate_joints,
+    )
+
+
+def load_algorithm(name: str) -> ModuleType:
+    """The module of an algorithm.
+
+    It has ``build(recipe, pretrained) -> network`` and ``loss(batch, prediction, body, recipe) ->
+    terms``; the network takes a batch and gives a prediction.
+    """
+    import pkgutil
+
+    from humandata.training import algorithms
+
+    names = [module.name for module in pkgutil.iter_modules(algorithms.__path__)]
+    if name not in names:
+        raise HumandataError(f"no algorithm {name!r}; there are {', '.join(names)}")
+    return importlib.import_module(f"humandata.training.algorithms.{name}")
+
+
+def training_body(recipe: Recipe) -> SMPL:
+    """The neutral body that predictions are posed with; no more of it than the losses look at."""
+    folder = Path(recipe.body_models) if recipe.body_models else None
+    body = SMPL(body_model("neutral", folder))
+    return body if recipe.vertices_weight else skeleton(body)
+
+
+def skeleton(body: SMPL) -> SMPL:
+    """The same body with only the vertices that its joint sets are made of.
+
+    Joints come out as from the whole mesh, at a twentieth of the work; ``vertices`` are those few.
+    """
+    small = copy.deepcopy(body)
+    used = torch.zeros(len(body.v_template), dtype=torch.bool)
+    used[body.vertex_joints] = True
+    for name in body.regressors:
+        used |= (body.get_buffer(name) != 0).any(dim=0)
+    keep = used.nonzero().squeeze(1)
+
+    def rows(basis: Tensor) -> Tensor:
+        return basis.view(len(basis), -1, 3)[:, keep].flatten(1)
+
+    small.v_template, small.weights = body.v_template[keep], body.weights[keep]
+    small.shapedirs = rows(body.shapedirs)
+    if body.has_pose_correctives:
+        small.posedirs = rows(body.posedirs)
+    for name in body.regressors:
+        setattr(small, name, body.get_buffer(name)[:, keep])
+    small.vertex_joints = torch.searchsorted(keep, body.vertex_joints)
+    return small
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """A device by torch's name; ``auto`` is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise HumandataError(f"the device {name!r} cannot be used: {error}") from error
+    return device
+
+
+def precision(device: torch.device, name: str = "auto") -> contextlib.AbstractContextManager[Any]:
+    """Autocast to bfloat16 where asked for, by default on GPUs that have it."""
+    automatic = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    enabled = name == "bfloat16" or (name == "auto" and automatic)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def make_optimizer(
+    network: nn.Module, recipe: Recipe, device: torch.device
+) -> torch.optim.Optimizer:
+    """Adam or AdamW over backbone and head, which may have rates of their own.
+
+    Weight decay acts on matrices and kernels only, as usual; norms and biases are left alone.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        key = (name.startswith("head."), parameter.ndim > 1)
+        groups.setdefault(key, []).append(parameter)
+    listed = []
+    for (head, decays), parameters in groups.items():
+        lr = recipe.head_lr if head and recipe.head_lr else recipe.lr
+        decay = recipe.weight_decay if decays else 0.0
+        listed.append({"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay})
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return kind(listed, fused=device.type in ("cuda", "cpu"))
+
+
+def rate_factor(recipe: Recipe, step: int, last: int) -> float:
+    """Share of the peak learning rate at a step (counted from 0) of a run of ``last`` steps."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    if recipe.schedule == "cosine":
+        done = (step - recipe.warmup_steps) / max(last - recipe.warmup_steps, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    if recipe.schedule == "step":
+        return float(recipe.decay_factor ** sum(step >= part * last for part in recipe.decay_at))
+    return 1.0
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, last: int
+) -> None:
+    """Set the rate of a step; a function of the step alone, so that nothing has to be restored."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * rate_factor(recipe, step, last)
+
+
+def _check_folder(out: Path, recipe: Recipe, resume: bool, has_checkpoint: bool) -> None:
+    if not has_checkpoint:
+        return
+    if not resume:
+        raise HumandataError(
+            f"{out} already holds a run; go on with it by --resume, or choose another --out"
+        )
+    before = recipes.to_dict(recipes.read(out / "recipe.json"))
+    now = recipes.to_dict(recipe)
+    changed = [name for name in _FIXED if before[name] != now[name]]
+    if changed:
+        name = changed[0]
+        raise HumandataError(
+            f"{out} was trained with {name}={before[name]!r}, not {now[name]!r}; a run can be "
+            "resumed with more steps or another device, but not as another network"
+        )
+
+
+#: Fields of a recipe that a resumed run may not change.
+_FIXED = ("algorithm", "backbone", "image_size", "optimizer", "seed", "body_models")
+
+
+def _write_run(
+    out: Path,
+    recipe: Recipe,
+    stores: list[tuple[Store, float]],
+    body: SMPL,
+    device: torch.device,
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    recipes.write(recipe, out / "recipe.json")
+    provenance = {
+        "humandata": humandata.__version__,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "body_model": body.title,
+        "stores": [
+            {
+                "path": str(store.path),
+                "dataset": store.dataset,
+                "split": store.split,
+                "fingerprint": store.fingerprint,
+                "instances": len(store),
+                "weight": weight,
+            }
+            for store, weight in stores
+        ],
+    }
+    (out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _polite_interrupt() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event that is looked at between steps; the second acts at once.
+
+    An exception in the middle of a step would leave weights and optimiser half updated.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class _Log:
+    """Progress bar, ``log.jsonl`` and TensorBoard; values are means since the last entry."""
+
+    def __init__(self, out: Path, first: int, last: int, recipe: Recipe, quiet: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from tqdm import tqdm
+
+        path = out / "log.jsonl"
+        kept = _lines_until(path, first)
+        path.write_text("".join(kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first + 1)
+        self._bar = tqdm(
+            total=last, initial=first, disable=True if quiet else None, unit="step", desc="train"
+        )
+        self._last, self._recipe = last, recipe
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._since = time.perf_counter()
+
+    def add(self, done: int, terms: dict[str, float], lr: float, epoch: float) -> None:
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        self._bar.update()
+        if done % self._recipe.log_every and done != self._last:
+            return
+        now = time.perf_counter()
+        means = {name: value / self._count for name, value in self._sums.items()}
+        speed = self._count * self._recipe.batch_size / (now - self._since)
+        entry = {"step": done, "epoch": epoch, **means, "lr": lr, "images_per_second": speed}
+        self._write(entry)
+        for name, value in entry.items():
+            if name != "step":
+                self._board.add_scalar(f"train/{name}", value, done)
+        self._bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
+        self._sums, self._count, self._since = {}, 0, now
+
+    def close(self, undecodable: int) -> None:
+        if undecodable:
+            self._write({"step": self._last, "undecodable_pictures": undecodable})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._file.close()
+        self._board.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Entries of a log up to a step: what a run wrote after its last checkpoint is done again."""
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break  # the process was killed while it wrote this line
+        if entry["step"] <= step:
+            kept.append(line)
+    return kept
+
+
+def describe(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """What a run would do, without doing it: for ``--dry-run``.
+
+    Opens the stores and reads their boxes, so that it fails where training would fail at the start.
+    """
+    stores = [(humandata.open(source.store), source.weight) for source in recipe.mix]
+    mix = make_mix(recipe, stores)
+    load_algorithm(recipe.algorithm)
+    shares = zip(stores, mix.rows, mix.probabilities, strict=True)
+    return {
+        "recipe": recipes.to_dict(recipe),
+        "out": str(out),
+        "device": str(choose_device(recipe.device)),
+        "steps": recipe.total_steps(mix.steps_per_epoch),
+        "steps_per_epoch": mix.steps_per_epoch,
+        "stores": [
+            {"path": str(s.path), "persons": len(rows), "share": float(share)}
+            for (s, _), rows, share in shares
+        ],
+    }
