@@ -33,7 +33,7 @@ from humandata.rotations import axis_angle_to_matrix, matrix_to_rotation6d
 
 __all__ = [
     "BodyModel", "MeanParameters", "body_model", "find", "load", "load_regressors",
-    "mean_parameters", "write_npz", "write_pkl", "body_files",
+    "mean_parameters", "standin", "write_npz", "write_pkl", "body_files",
     "SMPL45_VERTICES", "forward", "forward_joints", "joints_h36m", "joints_smpl45",
     "joints_smpl54", "rest_joints", "rest_pelvis",
 ]  # fmt: skip
@@ -42,6 +42,7 @@ Array = npt.NDArray[Any]
 
 GENDERS = ("neutral", "male", "female")
 STANDIN_TITLE = "stand-in, not SMPL"
+STANDIN_PATH = Path(__file__).parent / "assets" / "standin_body.npz"
 FOLDER_VARIABLE = "HUMANDATA_BODY_MODELS"
 
 _VERTICES, _FACES, _JOINTS, _POSE_BASIS = 6890, 13776, 24, 207
@@ -194,7 +195,7 @@ def body_model(gender: str = "neutral", folder: str | Path | None = None) -> Bod
 
 @functools.cache
 def _cached(gender: str, folder: str | None) -> BodyModel:
-    return _standin(gender) if folder is None else load(find(folder, gender), gender)
+    return standin(gender) if folder is None else load(find(folder, gender), gender)
 
 
 def find(folder: str | Path, gender: str) -> Path:
@@ -332,9 +333,8 @@ def _read_regressor(path: Path, rows: tuple[int, ...]) -> Array:
     return regressor
 
 
-def _standin(gender: str) -> BodyModel:
+def standin(gender: str, path: Path = STANDIN_PATH) -> BodyModel:
     """Unpack the bundled body; layout of the file: ``assets/README.md``."""
-    path = Path(__file__).parent / "assets" / "standin_body.npz"
     with np.load(path, allow_pickle=False) as asset:
         template = asset[f"{gender}/v_template"].astype(np.float64)
         shapedirs = asset[f"{gender}/shapedirs"].astype(np.float64)
@@ -464,8 +464,8 @@ def body_files(folder: str | Path, chumpy: bool = False) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for gender in GENDERS:
-        write_pkl(_standin(gender), folder / f"SMPL_{gender.upper()}.pkl", chumpy)
-    for name, rows in _standin("neutral").regressors.items():
+        write_pkl(standin(gender), folder / f"SMPL_{gender.upper()}.pkl", chumpy)
+    for name, rows in standin("neutral").regressors.items():
         # SPIN's regressors are in Fortran order; readers that map the file see the difference.
         np.save(folder / f"J_regressor_{name}.npy", np.asfortranarray(rows))
     mean = _relaxed()

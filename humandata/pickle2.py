@@ -147,7 +147,8 @@ def _put_object(value: Any, out: list[bytes]) -> None:
         code = "O8" if is_object else value.str[1:]
         _call("numpy", "dtype", (code, 0, 1), out)
         order = "|" if value.str[0] == "|" else value.str[0]
-        _put((3, order, None, None, None, -1, -1, 63 if is_object else 0), out)
+        width = (value.itemsize, value.alignment) if value.kind in "SUV" else (-1, -1)
+        _put((3, order, None, None, None, *width, 63 if is_object else 0), out)
         out.append(b"b")
     elif isinstance(value, np.ndarray):
         out.append(_global("numpy.core.multiarray", "_reconstruct"))

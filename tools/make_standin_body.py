@@ -19,8 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.optimize import nnls
 from scipy.spatial.transform import Rotation
+from standin_joints import (
+    EXTRA,
+    EXTRA_PAIRS,
+    H36M,
+    H36M_PAIRS,
+    fit_rows,
+    mixtures,
+    pack_rows,
+    posed_bodies,
+)
 from standin_mesh import (
     adjacency,
     close_cavities,
@@ -78,6 +87,7 @@ class Source:
     head_blends: Array  # (K, bones, 3)
     mirror: Array  # (S,) the vertex on the other side
     eyes: Array  # (2,) the eye's front, left and right
+    membrane: Array  # (S,) bool: closes an eye socket or the mouth
     coefficients: object  # phenotype values -> (N, K)
 
 
@@ -134,7 +144,7 @@ def load_source() -> Source:
     return Source(
         template, blends, faces, weights[keep] / weights[keep].sum(1, keepdims=True),
         list(model.bone_labels), list(model.bone_parents), heads,
-        y_up(model.bone_heads_blendshapes.numpy()), mirror, eyes, coefficients,
+        y_up(model.bone_heads_blendshapes.numpy()), mirror, eyes, cavity[keep], coefficients,
     )  # fmt: skip
 
 
@@ -297,8 +307,10 @@ def merged_weights(source: Source, mirror: Array, weights: Array) -> Array:
         joint = next((j for b, j in MERGED_BONES.items() if name.startswith(b)), 15)
         merged[:, MIRRORED_JOINT[joint] if bone.endswith(".R") else joint] += weights[:, k]
     merged = (merged + merged[mirror][:, MIRRORED_JOINT]) / 2
-    smallest_kept = np.sort(merged, axis=1)[:, -4, None]
-    merged[merged < np.maximum(smallest_kept, 0.004)] = 0
+    # Strictly more than the fifth largest: where left and right tie for the last place on the
+    # midline, both go.
+    fifth = np.sort(merged, axis=1)[:, -5, None]
+    merged[merged <= np.maximum(fifth + 1e-9, 0.004)] = 0
     return merged / merged.sum(axis=1, keepdims=True)
 
 
@@ -355,95 +367,15 @@ def shape_space(bodies: Array) -> tuple[Array, Array]:
     return mean, directions.transpose(1, 2, 0)
 
 
-def fit_rows(points: Array, targets: Array, mirror: Array, pairs: Array, near: int) -> Array:
-    """Sparse non-negative rows with sum one that give ``targets`` from ``points``.
-
-    Parameters
-    ----------
-    points : (N, V, 3)
-        Bodies.
-    targets : (N, K, 3)
-        The joints wanted.
-    mirror : (V,)
-        Vertex symmetry.
-    pairs : (K,)
-        The mirrored joint of each; of a pair the left is fitted and the right copied.
-    near : int
-        How many of the closest vertices may take part.
-    """
-    rows = np.zeros((targets.shape[1], points.shape[1]))
-    for k in range(len(rows)):
-        if pairs[k] < k:
-            continue
-        # Joints of the trunk need a ring of vertices, front and back, not the nearest patch.
-        stretch = np.array([1.0, 3.0 if pairs[k] == k else 1.0, 1.0])
-        offset = (points - targets[:, k, None]) * stretch
-        distance = np.linalg.norm(offset, axis=2).mean(axis=0)
-        chosen = np.argsort(distance, kind="stable")[:near]
-        if pairs[k] == k:
-            chosen = np.union1d(chosen, mirror[chosen])
-        a = (points[:, chosen] - targets[:, k, None]).transpose(0, 2, 1).reshape(-1, len(chosen))
-        a = np.vstack([a, np.full((1, len(chosen)), 100.0), 0.02 * np.eye(len(chosen))])
-        b = np.zeros(len(a))
-        b[-len(chosen) - 1] = 100.0
-        weight, _ = nnls(a, b, maxiter=50 * len(chosen))
-        weight[weight < 1e-4] = 0
-        rows[k, chosen] = weight / weight.sum()
-        if pairs[k] == k:
-            rows[k] = (rows[k] + rows[k, mirror]) / 2
-        rows[pairs[k], mirror] = rows[k]
-    return rows
-
-
-# Joints of H36M (17, left leg first) and of the nine extra rows, as mixtures of the kinematic
-# joints (0-23), the tip of the nose (24) and the top of the head (25).
-H36M = (
-    {1: 0.5, 2: 0.5}, {1: 1}, {4: 1}, {7: 1}, {2: 1}, {5: 1}, {8: 1}, {3: 0.5, 6: 0.5}, {12: 1},
-    {15: 0.5, 24: 0.5}, {15: 0.1, 25: 0.9}, {16: 1}, {18: 1}, {20: 1}, {17: 1}, {19: 1}, {21: 1},
-)  # fmt: skip
-EXTRA = (
-    {2: 1.12, 1: -0.12}, {1: 1.12, 2: -0.12}, {12: 0.6, 16: 0.2, 17: 0.2}, {25: 1}, H36M[0],
-    {12: 0.3, 16: 0.35, 17: 0.35}, H36M[7], H36M[9], H36M[10],
-)  # fmt: skip
-H36M_PAIRS = np.array([0, 4, 5, 6, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 11, 12, 13])
-EXTRA_PAIRS = np.array([1, 0, 2, 3, 4, 5, 6, 7, 8])
-
-
-def mixtures(definitions: tuple[dict[int, float], ...], points: Array) -> Array:
-    return np.stack([sum(w * points[:, k] for k, w in d.items()) for d in definitions], axis=1)
-
-
-def posed_bodies(asset: dict[str, Array], count: int) -> tuple[Array, Array]:
-    """Random neutral bodies in moderate poses: vertices, and 24 joints + nose + head top."""
-    from humandata import bodymodel
-
-    model = bodymodel.body_model("neutral")
-    rng = np.random.default_rng(7)
-    pose = rng.normal(0, 0.3, (count, 23, 3)).clip(-0.8, 0.8)
-    betas = rng.normal(0, 1, (count, SHAPES))
-    vertices, joints = bodymodel.forward(model, np.zeros((count, 3)), pose, betas)
-    top = np.argsort(-model.v_template[:, 1])[:12]
-    nose, crown = vertices[:, 332:333], vertices[:, top].mean(axis=1, keepdims=True)
-    return vertices, np.concatenate([joints, nose, crown], axis=1)
-
-
-def pack_rows(name: str, rows: Array) -> dict[str, Array]:
-    row, vertex = np.nonzero(rows)
-    return {
-        f"{name}/start": np.searchsorted(row, np.arange(len(rows) + 1)).astype(np.int32),
-        f"{name}/vertex": vertex.astype(np.uint16),
-        f"{name}/value": rows[row, vertex].astype(np.float32),
-    }
-
-
 def density_of(source: Source) -> Array:
     """Where to keep vertices: trunk and limbs before ears, lips and toes, the eyes above all."""
     owner = np.array(source.bones)[source.weights.argmax(axis=1)]
     density = np.ones(len(owner))
     density[[not b.startswith(("head", "neck", "finger", "toe")) for b in owner]] = 4.0
     for eye in source.eyes:
-        near = np.linalg.norm(source.template - source.template[eye], axis=1) < 0.028
-        density[near] = 30.0
+        near = np.linalg.norm(source.template - source.template[eye], axis=1)
+        density[near < 0.024] = 20.0
+    density[source.membrane] = 2.0
     return density
 
 
@@ -488,8 +420,8 @@ def make(path: Path) -> None:
         bodies, joints = bodies + offset, joints + offset
         mean, directions = shape_space(bodies)
         report(gender, bodies, mean, directions)
-        asset[f"{gender}/v_template"] = mean.astype(np.float32)
-        asset[f"{gender}/shapedirs"] = directions.astype(np.float16)
+        asset[f"{gender}/v_template"] = mirrored(mean.astype(np.float32), mirror)
+        asset[f"{gender}/shapedirs"] = mirrored(directions.astype(np.float16), mirror)
         points.append(bodies[::8])
         targets.append(joints[::8])
     keep = np.argsort(-weights, axis=1, kind="stable")[:, :4]
@@ -504,9 +436,10 @@ def make(path: Path) -> None:
     missed = np.linalg.norm(rows @ np.concatenate(points) - joints, axis=2) * 1000
     print("J_regressor: mean error mm per joint", missed.mean(axis=0).round(1))
     empty = np.eye(1, VERTICES)
+    # Once without the other regressors, which are fitted on bodies posed with what is there.
     write(path, asset | pack_rows("J_regressor", rows) | pack_rows("h36m", empty)
           | pack_rows("extra", empty))  # fmt: skip
-    bodies, known = posed_bodies(asset, 60)
+    bodies, known = posed_bodies(path, 60)
     for name, definitions, pairs in (("h36m", H36M, H36M_PAIRS), ("extra", EXTRA, EXTRA_PAIRS)):
         wanted = mixtures(definitions, known)
         regressor = fit_rows(bodies, wanted, mirror, pairs, 240)
@@ -514,6 +447,17 @@ def make(path: Path) -> None:
         print(f"{name}: mean error mm per joint", missed.mean(axis=0).round(1))
         asset |= pack_rows(name, regressor)
     write(path, asset | pack_rows("J_regressor", rows))
+
+
+def mirrored(values: Array, mirror: Array) -> Array:
+    """One half of an array (V, 3, ...) kept, the other made its mirror image to the bit."""
+    sign = np.array([-1, 1, 1], values.dtype).reshape(3, *[1] * (values.ndim - 2))
+    middle = mirror == np.arange(len(mirror))
+    result = values.copy()
+    result[middle, 0] = 0
+    right = np.flatnonzero(mirror < np.arange(len(mirror)))
+    result[right] = values[mirror[right]] * sign
+    return result
 
 
 def report(gender: str, bodies: Array, mean: Array, directions: Array) -> None:
