@@ -1,0 +1,173 @@
+"""Body-model files: the official layout written and read back, mean parameters, wrong files."""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from humandata import bodymodel, pickle2
+from humandata.bodymodel import GENDERS, BodyModel, body_model, forward_joints
+from humandata.errors import DataError, HumandataError
+
+
+def assert_same(one: BodyModel, other: BodyModel) -> None:
+    for name in (
+        "v_template",
+        "shapedirs",
+        "posedirs",
+        "J_regressor",
+        "weights",
+        "parents",
+        "faces",
+    ):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+@pytest.mark.parametrize("chumpy", [True, False])
+def test_official_pickles_are_read_back_equal(tmp_path: Path, chumpy: bool) -> None:
+    model = body_model("male")
+    path = tmp_path / "basicmodel_m_lbs_10_207_0_v1.0.0.pkl"
+    bodymodel.write_pkl(model, path, chumpy=chumpy)
+    loaded = bodymodel.load(path, "male")
+    assert_same(loaded, model)
+    assert loaded.parents[0] == -1
+    names = {op[1] for op in pickletools.genops(path.read_bytes()) if op[0].name == "GLOBAL"}
+    assert ("chumpy.ch Ch" in names) == chumpy
+    assert loaded.title == "stand-in, not SMPL (male)"  # also after a round trip
+
+
+def test_npz_files_are_read_back_equal(tmp_path: Path) -> None:
+    bodymodel.write_npz(body_model("neutral"), tmp_path / "SMPL_NEUTRAL.npz")
+    assert_same(body_model("neutral", tmp_path), body_model("neutral"))
+
+
+def test_a_file_without_our_mark_is_smpl(tmp_path: Path) -> None:
+    bodymodel.write_npz(replace(body_model(), name="smpl"), tmp_path / "SMPL_NEUTRAL.npz")
+    assert body_model("neutral", tmp_path).title == "SMPL (neutral)"
+
+
+def test_all_300_directions_of_newer_files_are_cut_to_ten(tmp_path: Path) -> None:
+    content = bodymodel._official(body_model("female"))
+    content["shapedirs"] = np.zeros((6890, 3, 300))
+    content["shapedirs"][..., 9] = 1
+    (tmp_path / "SMPL_FEMALE.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    loaded = body_model("female", tmp_path)
+    assert loaded.shapedirs.shape == (6890, 3, 10)
+    assert loaded.shapedirs[0, 0, 9] == 1
+
+
+def test_the_written_folder_serves_every_part(tmp_path: Path) -> None:
+    folder = bodymodel.body_files(tmp_path / "models")
+    for gender in GENDERS:
+        model = body_model(gender, folder)
+        assert_same(model, body_model(gender))
+        assert set(model.regressors) == {"h36m", "extra"}
+    ours, theirs = bodymodel.mean_parameters(), bodymodel.mean_parameters(folder)
+    np.testing.assert_array_equal(ours.pose6d, theirs.pose6d)
+    np.testing.assert_array_equal(theirs.camera, np.array([0.9, 0, 0], np.float32))
+
+
+def test_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodymodel.write_npz(body_model("male"), tmp_path / "SMPL_MALE.npz")
+    standin = body_model("male")
+    monkeypatch.setenv("HUMANDATA_BODY_MODELS", str(tmp_path))
+    assert body_model("male").path == str(tmp_path / "SMPL_MALE.npz")
+    assert body_model("male") is body_model("male")
+    monkeypatch.delenv("HUMANDATA_BODY_MODELS")
+    assert body_model("male") is standin
+
+
+def test_regressors_of_other_tools_are_brought_to_one_form(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    fourteen, correct = rng.random((14, 6890)), rng.random((17, 6890))
+    np.save(tmp_path / "J_regressor_extra.npy", fourteen)
+    np.save(tmp_path / "J_regressor_h36m_correct.npy", correct)
+    found = bodymodel.load_regressors(tmp_path)
+    np.testing.assert_array_equal(found["extra"], fourteen[5:])
+    np.testing.assert_array_equal(found["h36m"][1:7], correct[[4, 5, 6, 1, 2, 3]])
+    np.testing.assert_array_equal(found["h36m"][[0, 7, 16]], correct[[0, 7, 16]])
+
+
+# Mean parameters
+
+
+def test_mean_pose_stands_upright_in_a_camera_frame() -> None:
+    mean = bodymodel.mean_parameters()
+    assert mean.pose6d.shape == (144,)
+    np.testing.assert_allclose(mean.pose6d[:6], [1, 0, 0, -1, 0, 0], atol=1e-6)
+    first, second = mean.pose6d.reshape(24, 3, 2).transpose(2, 0, 1)
+    matrices = np.stack([first, second, np.cross(first, second)], axis=-1)
+    pose = Rotation.from_matrix(matrices).as_rotvec()[None]
+    joints = forward_joints(body_model(), pose[:, 0], pose[:, 1:], mean.betas[None])[0]
+    assert joints[15, 1] < joints[0, 1] < joints[7, 1]  # y points down
+    for shoulder, wrist in ((16, 20), (17, 21)):
+        assert joints[wrist, 1] > joints[shoulder, 1] + 0.35  # arms hang
+
+
+def test_mean_parameters_of_another_shape_are_refused(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "smpl_mean_params.npz", pose=np.zeros(72), shape=np.zeros(10), cam=[0.9, 0, 0]
+    )
+    with pytest.raises(DataError, match=r"smpl_mean_params.npz, pose: expected shape \(144\)"):
+        bodymodel.mean_parameters(tmp_path)
+
+
+# Wrong files
+
+
+def test_an_unknown_gender_is_named() -> None:
+    with pytest.raises(HumandataError, match=r"'men'.*neutral, male, female"):
+        body_model("men")
+
+
+def test_an_empty_or_absent_folder_says_what_to_put_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"SMPL_MALE.pkl.*no such file.*smpl.is.tue.mpg.de"):
+        body_model("male", tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        body_model("male", tmp_path / "absent")
+
+
+def test_a_missing_or_misshapen_key_is_named(tmp_path: Path) -> None:
+    content = bodymodel._official(body_model())
+    path = tmp_path / "SMPL_NEUTRAL.pkl"
+    path.write_bytes(pickle2.dumps({k: v for k, v in content.items() if k != "weights"}))
+    with pytest.raises(DataError, match=r"SMPL_NEUTRAL.pkl, weights: expected.*\(6890, 24\)"):
+        bodymodel.load(path, "neutral")
+    path.write_bytes(pickle2.dumps(content | {"weights": np.zeros((6890, 55))}))
+    with pytest.raises(DataError, match=r"\(6890, 24\), found \(6890, 55\)"):
+        bodymodel.load(path, "neutral")
+    path.write_bytes(pickle2.dumps(content | {"v_template": np.zeros((10475, 3))}))
+    with pytest.raises(DataError, match="SMPL-X"):
+        bodymodel.load(path, "neutral")
+    path.write_bytes(pickle2.dumps([1, 2]))
+    with pytest.raises(DataError, match="a dictionary of SMPL's arrays, found list"):
+        bodymodel.load(path, "neutral")
+    with pytest.raises(DataError, match="no such file"):
+        bodymodel.load(tmp_path / "absent.pkl", "neutral")
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "SMPL_NEUTRAL.pkl"
+    path.write_bytes(b"cos\nsystem\n(S'touch " + bytes(tmp_path / "ran") + b"'\ntR.")
+    with pytest.raises(HumandataError, match=r"os\.system|posix\.system"):
+        bodymodel.load(path, "neutral")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_regressor_of_wrong_width_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "J_regressor_h36m.npy", np.zeros((17, 10475)))
+    with pytest.raises(DataError, match=r"\(17, 6890\), found \(17, 10475\)"):
+        bodymodel.load_regressors(tmp_path)
+
+
+def test_joints_that_need_an_absent_regressor_say_which(tmp_path: Path) -> None:
+    bodymodel.write_npz(body_model(), tmp_path / "SMPL_NEUTRAL.npz")
+    model = body_model("neutral", tmp_path)
+    with pytest.raises(DataError, match=r"J_regressor_h36m.npy beside the body model"):
+        bodymodel.joints_h36m(model, model.v_template[None])
