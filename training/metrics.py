@@ -208,10 +208,12 @@ def scale_align(pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None) -
     A sample whose points all lie at the origin stays as it is.
     """
     predicted, true = _pair(pred, gt)
-    p = predicted.astype(np.float64)
+    p, g = predicted.astype(np.float64), _without_masked(true, mask)
+    _require_finite(p, 0, "the prediction")
+    _require_finite(g, 0, "the ground truth")
     weight = _mask(mask, *p.shape[:2])[..., None]
     square = np.sum(p * p, axis=(1, 2), where=weight)
-    product = np.sum(p * true, axis=(1, 2), where=weight)
+    product = np.sum(p * g, axis=(1, 2), where=weight)
     scale = np.where(square > 0, product / np.where(square > 0, square, 1), 1)
     return np.asarray(scale[:, None, None] * p)
 
