@@ -1,0 +1,192 @@
+"""``humandata inspect``: what is in a store, and whether it is sound."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from humandata.checks import Check
+    from humandata.store import Store
+
+
+@click.command(epilog="Example: humandata inspect coco_val.zarr --verify --html report.html")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Check that it is sound; exit status 1 if it is not.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OUT",
+    help="Write a report with pictures, joints, meshes and histograms; it is one file.",
+)
+@click.option(
+    "--people", type=click.IntRange(0), default=12, show_default=True, help="Shown in the report."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Which people are shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; no progress.")
+def inspect(
+    store: Path, verify: bool, html: Path | None, people: int, seed: int, as_json: bool
+) -> None:
+    """Show what the store STORE holds: rows, fields, joints, cameras, bodies, where it comes from.
+
+    With --verify, every chunk and picture is held against its checksum, every field against the
+    schema, and the people against what is possible: 3D joints that fall on 2D joints, bones that
+    keep their length, left that is left, boxes that hold their joints, nobody twice. What is
+    merely odd is a warning and leaves the exit status 0.
+    """
+    import humandata
+    from humandata import inspection
+    from humandata.cli.console import Bars, print_json
+
+    opened = humandata.open(store)
+    checks: list[Check] | None = None
+    if verify or html is not None:
+        bars = Bars(quiet=as_json)
+        try:
+            checks = inspection.verify(opened, bars)
+        finally:
+            bars.close()
+    summary = _summary(opened, checks)
+    if html is not None:
+        from humandata.report import write_report
+
+        write_report(opened, html, people, seed, checks)
+    sound = checks is None or inspection.is_sound(checks)
+    if as_json:
+        document: dict[str, Any] = dict(summary)
+        if checks is not None:
+            document |= {"sound": sound, "checks": [check.as_dict() for check in checks]}
+        if html is not None:
+            document["html"] = str(html)
+        print_json(document)
+    else:
+        _print_summary(summary)
+        if checks is not None:
+            _print_checks(checks, every=verify)
+        if html is not None:
+            click.echo(f"report: {html}")
+    if verify and not sound:
+        sys.exit(1)
+
+
+def _summary(store: Store, checks: Sequence[Check] | None) -> Mapping[str, Any]:
+    """The summary; of a store too damaged to be read, what can be said of it."""
+    from humandata import inspection
+    from humandata.errors import HumandataError
+
+    try:
+        return inspection.summarise(store)
+    except HumandataError as error:
+        if checks is None:
+            raise
+        return {"path": str(store.path), "dataset": store.dataset, "error": str(error)}
+
+
+def _print_summary(summary: Mapping[str, Any]) -> None:
+    from humandata.cli.console import table
+    from humandata.report import field_in_words, size_in_words
+
+    if "error" in summary:
+        click.echo(f"{summary['path']}: {summary['error']}")
+        return
+    name = " ".join(filter(None, [summary["dataset"], summary["split"]]))
+    click.secho(name, bold=True, nl=False)
+    click.echo(f"  {summary['title'] or ''}")
+    facts = [
+        ("store", f"{summary['path']}, {size_in_words(summary['bytes'])}"),
+        ("rows", ", ".join(f"{n:,} {table}" for table, n in summary["rows"].items())),
+        ("records", _counts(summary["counts"])),
+        ("pictures", _pictures(summary)),
+        ("cameras", _cameras(summary["cameras"])),
+        ("bodies", ", ".join(f"{name} {_percent(n)}" for name, n in summary["bodies"].items())),
+        ("fits by", _words(summary["sources"])),
+        ("genders", _words(summary["genders"])),
+        ("visibility", _words(summary["visibility"])),
+        ("licence", summary["licence"] or "not said"),
+        ("made by", summary["provenance"].get("converter", "")),
+        ("fingerprint", str(summary["fingerprint"])),
+    ]
+    click.echo(table([(key, text) for key, text in facts if text]))
+    rows = [
+        (
+            f"{field['table']}/{field['name']}",
+            field["dtype"],
+            " x ".join(map(str, field["shape"])),
+            f"{field['chunks']} x {field['chunk_rows']}",
+            _percent(field["present"]),
+            field_in_words(field),
+        )
+        for field in summary["fields"]
+    ]
+    click.echo()
+    click.echo(table(rows, ("field", "type", "shape", "chunks x rows", "present", "says")))
+    for name, shares in summary["joints"].items():
+        lines = [f"{joint} {_percent(share)}" for joint, share in shares.items()]
+        click.echo(f"\n{name}, share of people who have the joint")
+        click.echo(table(_columns(lines, 4)))
+
+
+def _columns(cells: Sequence[str], count: int) -> list[list[str]]:
+    """Cells in columns, read downwards."""
+    height = -(-len(cells) // count)
+    padded = [*cells, *[""] * (height * count - len(cells))]
+    return [padded[row::height] for row in range(height)]
+
+
+def _counts(counts: Mapping[str, Any]) -> str:
+    words = [f"{counts.get('records', 0):,} read", f"{counts.get('written', 0):,} written"]
+    for kind in ("filtered", "rejected"):
+        words += [f"{n:,} {kind} ({rule})" for rule, n in counts.get(kind, {}).items()]
+    return ", ".join(words)
+
+
+def _pictures(summary: Mapping[str, Any]) -> str:
+    from humandata.report import size_in_words
+
+    pictures, persons = summary["pictures"], summary["persons_per_picture"]
+    words = [f"{pictures['stored']:,} stored ({size_in_words(pictures['bytes'])})"]
+    if pictures["width"]:
+        sizes = zip(pictures["width"].values(), pictures["height"].values(), strict=True)
+        words.append("sizes " + ", ".join(f"{w:.0f} x {h:.0f}" for w, h in sizes))
+    if persons:
+        words.append("persons in one " + ", ".join(f"{n:g}" for n in persons.values()))
+    return "; ".join(words) + (" (least, median, most)" if len(words) > 1 else "")
+
+
+def _cameras(cameras: Mapping[str, Any]) -> str:
+    if not cameras:
+        return ""
+    text = f"intrinsics {_percent(cameras['known'])}, extrinsics {_percent(cameras['extrinsics'])}"
+    focal = cameras["focal_px"]
+    return f"{text}, focal {focal['min']:.0f} to {focal['max']:.0f} px" if focal else text
+
+
+def _words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{word} {count:,}" for word, count in counts.items())
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}%"
+
+
+MARKS = {"passed": "green", "warning": "yellow", "failed": "red", "not applicable": None}
+
+
+def _print_checks(checks: Iterable[Check], every: bool) -> None:
+    """All checks with what they found; or only the sentence that sums them up."""
+    from humandata.report import verdict_in_words
+
+    listed = list(checks)
+    text, _ = verdict_in_words(listed)
+    click.echo()
+    for check in listed if every else ():
+        mark = "-" if check.passed is None else check.verdict
+        click.secho(f"{mark:8}", fg=MARKS[check.verdict], nl=False)
+        click.echo(f" {check.name:18} {check.summary}")
+        for where, what in check.details:
+            click.echo(f"{'':9}  {where}: {what}")
+    click.echo(text)
