@@ -217,8 +217,10 @@ def _array_from_state(machine: Machine, state: Any) -> Array:
 
 
 def _array_from_buffer(machine: Machine, args: tuple[Any, ...]) -> Array:
-    raw, dtype, shape, order = args
-    return make_array(machine, raw, dtype, shape, order == "F")
+    raw, dtype, shape, order = args[:4]
+    made = make_array(machine, raw, dtype, shape, order == "F")
+    # NumPy 2.3 writes an array of transposed memory as it lies, and the order of its axes.
+    return made.transpose(dimensions(args[4])) if order == "K" and len(args) > 4 else made
 
 
 def _scalar(machine: Machine, args: tuple[Any, ...]) -> Any:
