@@ -110,55 +110,57 @@ def fragments(
         )
     width, height = size
     usable = np.isfinite(points).all(axis=1) & (points[:, 2] > Z_NEAR)
-    points = np.where(usable[:, None], points, 1.0)
-    points[:, :2] = np.round(points[:, :2] * _GRID) / _GRID
-    x, y = points[:, 0][corners], points[:, 1][corners]
-    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    u, v = (np.round(np.where(usable, points[:, k], 0) * _GRID) / _GRID for k in (0, 1))
+    # Corners come first in all shapes below: (3, faces), (3, rows), (3, samples).
+    x, y = u[corners.T], v[corners.T]
+    area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
     first, last = _rows(y, height)
-    kept = np.flatnonzero(
-        (area < 0 if cull else area != 0)
-        & (first <= last)
-        & (x.max(axis=1) > 0)
-        & (x.min(axis=1) < width)
-        & usable[corners].all(axis=1)
-    )
-    x, y, area = x[kept], y[kept], area[kept]
-    a, b, c = _edges(x, y, np.sign(area)[:, None])
-    # Rows of faces.
-    of, row = _expand(first[kept], last[kept] - first[kept] + 1)
-    slope = a[of]
-    rest = b[of] * (row + 0.5)[:, None] + c[of]
+    kept = (area < 0 if cull else area != 0) & (first <= last)
+    kept &= (_largest(x) > 0) & (-_largest(-x) < width)
+    if not usable.all():
+        kept &= usable[corners].all(axis=1)
+    face = np.flatnonzero(kept)
+    x, y, area = x[:, face], y[:, face], area[face]
+    a, b, c = _edges(x, y, np.sign(area))
+    of, row = _expand(first[face], last[face] - first[face] + 1)
+    slope = np.take(a, of, axis=1)
+    rest = np.take(b, of, axis=1) * (row + 0.5) + np.take(c, of, axis=1)
     start, stop = _spans(slope, rest, width)
     some = np.flatnonzero(stop > start)
-    # Samples of rows.
     of_row, column = _expand(start[some], stop[some] - start[some])
     of_row = some[of_row]
     owner = of[of_row]
-    weights = slope[of_row] * (column + 0.5)[:, None] + rest[of_row]
-    weights /= np.abs(area)[owner][:, None]
     # 1/z is linear in the picture; b'_k = b_k (1/z_k) / (1/z) undoes the perspective.
-    weights *= (1 / points[:, 2])[corners[kept]][owner]
-    inverse = weights.sum(axis=1)
+    scale = 1 / (points[:, 2][corners[face].T] * np.abs(area))
+    weights = np.take(slope, of_row, axis=1) * (column + 0.5) + np.take(rest, of_row, axis=1)
+    weights *= np.take(scale, owner, axis=1)
+    inverse = weights[0] + weights[1] + weights[2]
     place = row[of_row] * width + column
     winner = _nearest(place, inverse, width * height)
-    weights, inverse = weights[winner], inverse[winner]
-    weights /= inverse[:, None]
-    return Fragments(place[winner], kept[owner[winner]], inverse, weights)
+    inverse = inverse[winner]
+    barycentrics = (np.take(weights, winner, axis=1) / inverse).T
+    return Fragments(place[winner], face[owner[winner]], inverse, barycentrics)
+
+
+def _largest(values: Float64) -> Float64:
+    # Over an axis of three, faster than .max(axis=0).
+    largest: Float64 = np.maximum(np.maximum(values[0], values[1]), values[2])
+    return largest
 
 
 def _rows(y: Float64, height: int) -> tuple[Int, Int]:
-    """First and last row of samples of every face, inside of the picture."""
+    """First and last row of samples of every face (3, F), inside of the picture."""
     # A sample on a top edge is inside, on a bottom edge not.
-    first = np.ceil(np.clip(y.min(axis=1), -1, height + 1) - 0.5).astype(np.int64)
-    last = np.ceil(np.clip(y.max(axis=1), -1, height + 1) - 0.5).astype(np.int64) - 1
-    return np.maximum(first, 0), np.minimum(last, height - 1)
+    first = np.ceil(np.clip(-_largest(-y) - 0.5, 0, height)).astype(np.int64)
+    last = np.ceil(np.clip(_largest(y) - 0.5, 0, height)).astype(np.int64) - 1
+    return first, last
 
 
 def _edges(x: Float64, y: Float64, sign: Float64) -> tuple[Float64, Float64, Float64]:
-    """Edge functions ``a x + b y + c`` (F, 3) opposite to the corners, positive inside."""
+    """Edge functions ``a x + b y + c`` (3, F) opposite to the corners, positive inside."""
     nxt, other = [1, 2, 0], [2, 0, 1]
-    dx, dy = sign * (x[:, other] - x[:, nxt]), sign * (y[:, other] - y[:, nxt])
-    return -dy, dx, dy * x[:, nxt] - dx * y[:, nxt]
+    dx, dy = sign * (x[other] - x[nxt]), sign * (y[other] - y[nxt])
+    return -dy, dx, dy * x[nxt] - dx * y[nxt]
 
 
 def _expand(start: Int, count: Int) -> tuple[Int, Int]:
@@ -169,12 +171,12 @@ def _expand(start: Int, count: Int) -> tuple[Int, Int]:
 
 
 def _spans(slope: Float64, rest: Float64, width: int) -> tuple[Int, Int]:
-    """Columns ``start .. stop - 1`` where all three edge functions of a row are inside."""
+    """Columns ``start .. stop - 1`` where all three edge functions (3, R) of a row are inside."""
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = np.ceil(-rest / slope - 0.5)
     # Positive slope: a left edge, which owns its samples. Negative: a right edge, which does not.
-    start = np.where(slope > 0, crossing, 0).max(axis=1)
-    stop = np.where(slope < 0, crossing, width).min(axis=1)
+    start = _largest(np.where(slope > 0, crossing, 0))
+    stop = -_largest(np.where(slope < 0, -crossing, -width))
     stop = np.clip(stop, 0, width)
     return np.clip(start, 0, width).astype(np.int64), stop.astype(np.int64)
 
