@@ -209,6 +209,8 @@ def one_line(text: str) -> str:
 
 def hashable(machine: Machine, key: Any) -> Any:
     """`key`, if hashing it is quick: nested tuples could be made to hash for hours, or too deep."""
+    if type(key) is str:
+        return key
     items = key if type(key) is tuple and len(key) <= 32 else (key,)
     # Larger integers could be chosen to share one hash.
     if all(

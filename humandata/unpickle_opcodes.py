@@ -38,6 +38,8 @@ def run(machine: Machine) -> Any:
             handler(machine)
     except HumandataError:
         raise
+    except struct.error as error:
+        raise machine.damaged("the end of the file inside a number") from error
     except IndexError as error:
         raise machine.damaged("an opcode that finds too few values on the stack") from error
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
@@ -57,10 +59,12 @@ def _result(machine: Machine) -> Any:
 
 
 def _number(fmt: str) -> Callable[[Machine], None]:
-    unpack, size = struct.Struct(fmt).unpack, struct.calcsize(fmt)
+    unpack_from, size = struct.Struct(fmt).unpack_from, struct.calcsize(fmt)
 
     def push(machine: Machine) -> None:
-        machine.stack.append(unpack(machine.take(size))[0])
+        # Without `take`: lists of numbers are most of the opcodes of a large file.
+        machine.stack.append(unpack_from(machine.data, machine.position)[0])
+        machine.position += size
 
     return push
 

@@ -201,6 +201,18 @@ def test_torch_tensors_in_a_plain_pickle_are_arrays(protocol: int) -> None:
         assert_array_equal(found[name], expected)
 
 
+def test_tensors_that_lay_on_a_gpu_are_read_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    # What torch writes for a CUDA tensor differs in this word only.
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    data = pickle.dumps({"betas": torch.nn.Parameter(torch.arange(10.0)[None])})
+    monkeypatch.undo()
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            pickle.loads(data)
+    assert_array_equal(unpickle.loads(data)["betas"], np.arange(10.0)[None])
+
+
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**80), 2**80) | st.floats(allow_nan=False)
     | st.text(max_size=8) | st.binary(max_size=8)

@@ -168,6 +168,11 @@ def test_extension_codes_are_refused_even_when_registered_and_cached(tmp_path: P
         copyreg.remove_extension("os", "system", 217)
 
 
+def test_partial_serves_for_pandas_blocks_only() -> None:
+    with pytest.raises(UnsafePickle, match=r"functools\.partial of something else"):
+        unpickle.loads(b"cfunctools\npartial\n(c_codecs\nencode\ntR.")
+
+
 @pytest.mark.parametrize("data", [b"Pfile:///etc/passwd\n.", b"X\x01\x00\x00\x00aQ.", b"]Q."])
 def test_persistent_objects_are_refused(data: bytes) -> None:
     with pytest.raises(UnsafePickle, match="persistent object"):
