@@ -1,0 +1,213 @@
+"""Evaluation protocols: everything a figure depends on besides the network, as plain data.
+
+A figure without its protocol says little: 3DPW results in print differ in joints, genders and
+roots. Each protocol here has a name and a version, is printed beside the figures and stored with
+them.
+
+A protocol of one's own is ``dataclasses.replace(PROTOCOLS["pw3d-test"], name="mine", stride=10)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from humandata.errors import HumandataError
+from humandata.keypoints import LSP14_FROM_H36M17
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured, on what, and how.
+
+    Attributes
+    ----------
+    name : str
+    version : int
+        Raised whenever a change of this protocol would change a figure.
+    title : str
+        One line on where it is used.
+    dataset, split : str
+        What the store must hold; empty for any.
+    frames : str
+        In words, which rows are evaluated. Rows without a valid body never are.
+    stride : int
+        Every how manieth of those rows, from the first.
+    expected_rows : int or None
+        Number of those rows in the complete release, before the stride, where it is known.
+    box : str
+        Field of the box that a network's crop is cut by.
+    box_factor : float or None
+        How much larger than the tight extent that box is in the end, whatever the store's box is
+        enlarged by. None: as the store has it, 1.2 times where it is tight.
+    box_shape : str
+        ``square``: about the centre, the longer side, no further enlargement.
+    regressor : str
+        The matrix that takes the posed mesh to joints, without translation.
+    joints : tuple of int
+        Rows of the regressor that count, selected after the root is subtracted.
+    root : int
+        Row of the regressor whose joint is subtracted from both sides.
+    ground_truth_body : tuple of str
+        Body model of the ground truth by the store's gender: unknown, neutral, male, female.
+    num_betas : int
+        Leading shape coefficients of the ground truth that count.
+    prediction_body : str
+        Body model that predicted parameters are put into for the joints.
+    pa_joints : str
+        Joints that the similarity of PA-MPJPE is fitted to. All are visible here: ``all``.
+    pve_body : str
+        Body model that predicted parameters are put into for PVE: ``prediction`` (the one above) or
+        ``ground truth`` (that of each row's ground truth).
+    pve_root : str
+        What is subtracted from both meshes: ``pelvis`` (the regressed root) or ``none``.
+    """
+
+    name: str
+    version: int
+    title: str
+    dataset: str = ""
+    split: str = ""
+    frames: str = "every row with a valid SMPL body"
+    stride: int = 1
+    expected_rows: int | None = None
+    box: str = "bbox_xywh"
+    box_factor: float | None = None
+    box_shape: Literal["square"] = "square"
+    regressor: Literal["h36m"] = "h36m"
+    joints: tuple[int, ...] = LSP14_FROM_H36M17
+    root: int = 0
+    ground_truth_body: tuple[str, str, str, str] = ("neutral", "neutral", "male", "female")
+    num_betas: int = 10
+    prediction_body: Literal["neutral", "male", "female"] = "neutral"
+    pa_joints: Literal["all"] = "all"
+    pve_body: Literal["prediction", "ground truth"] = "prediction"
+    pve_root: Literal["pelvis", "none"] = "pelvis"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def in_words(self) -> list[tuple[str, str]]:
+        """The protocol as (topic, sentence) pairs, for people."""
+        unknown, others = self.ground_truth_body[0], self.ground_truth_body[1:]
+        usual: dict[tuple[str, ...], str] = {
+            ("neutral", "male", "female"): f"the store's gender (unknown as {unknown})",
+            ("female", "male", "female"): "the store's gender, all who are not male as female",
+        }
+        unusual = f"{', '.join(others)} for neutral, male, female in the store"
+        truth = usual.get(others, unusual)
+        enlarged = (
+            "as the store has it (1.2 times the tight one)"
+            if self.box_factor is None
+            else f"{self.box_factor:g} times the tight extent"
+        )
+        pve = {
+            "prediction": f"predicted parameters in the {self.prediction_body} body",
+            "ground truth": "predicted parameters in the body of the ground truth",
+        }[self.pve_body]
+        root = {
+            "pelvis": f"regressed joint {self.root} subtracted from both meshes",
+            "none": "no root subtracted, translation left out",
+        }[self.pve_root]
+        stride = "" if self.stride == 1 else f"; every {self.stride}th row"
+        return [
+            ("protocol", f"{self.name} (version {self.version}): {self.title}"),
+            ("rows", self.frames + stride),
+            ("crop", f"{self.box} {enlarged}, made {self.box_shape} by the longer side"),
+            (
+                "joints",
+                f"{len(self.joints)} of the 17 of J_regressor_{self.regressor} on the posed mesh "
+                f"(rows {','.join(map(str, self.joints))})",
+            ),
+            ("root", f"joint {self.root} of the 17 subtracted from both sides first"),
+            ("ground truth", f"SMPL of {truth}, first {self.num_betas} betas"),
+            ("prediction", f"SMPL {self.prediction_body}"),
+            ("PA-MPJPE", f"similarity fitted to {self.pa_joints} joints of each sample"),
+            ("PVE", f"{pve}; {root}"),
+        ]
+
+
+_PW3D = Protocol(
+    name="pw3d-test",
+    version=1,
+    title="3DPW test as commonly reported (SPIN's eval.py; PVE with pelvis-aligned meshes)",
+    dataset="pw3d",
+    split="test",
+    frames="every person of every frame of the test split with campose_valid",
+    # VIBE issue 57 and TCMR issue 32 give this count for the rule above; VIBE's own is 34,561.
+    expected_rows=35_515,
+    box_factor=1.2,
+    # SPIN: 'm' is male, everything else female.
+    ground_truth_body=("female", "female", "male", "female"),
+)
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        _PW3D,
+        dataclasses.replace(
+            _PW3D,
+            name="pw3d-test-mmhuman3d",
+            title="3DPW test as mmhuman3d and hmr-benchmarks compute it (differs in PVE only)",
+            pve_body="ground truth",
+            pve_root="none",
+        ),
+        Protocol(
+            name="smpl-gendered",
+            version=1,
+            title="any store with SMPL bodies, by the joints and root of pw3d-test",
+        ),
+    )
+}
+"""The named protocols. The first that names a store's dataset and split is that store's default."""
+
+GENERIC = PROTOCOLS["smpl-gendered"]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A name that ``humandata eval`` knows: a protocol, and where its store is looked for.
+
+    Attributes
+    ----------
+    protocol : str
+    store : str
+        Name of the store inside ``$HUMANDATA_STORES``.
+    made_by : str
+        The command that makes the store.
+    """
+
+    protocol: str
+    store: str
+    made_by: str
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "pw3d": Benchmark(
+        "pw3d-test",
+        "pw3d_test.zarr",
+        "humandata convert pw3d RAW pw3d_test.zarr --split test",
+    )
+}
+
+
+def named(name: str) -> Protocol:
+    """The protocol of a name.
+
+    Raises
+    ------
+    HumandataError
+        If there is none; the message lists them.
+    """
+    if name not in PROTOCOLS:
+        raise HumandataError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def default_for(dataset: str, split: str) -> Protocol:
+    """The protocol made for this dataset and split, else `GENERIC`."""
+    made_for = (p for p in PROTOCOLS.values() if p.dataset == dataset and p.split == split)
+    return next(made_for, GENERIC)
