@@ -1,0 +1,232 @@
+"""The two sides of an evaluation, prediction and ground truth, as a protocol compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from humandata import schema
+from humandata.bodymodel import GENDERS, body_model, mean_parameters
+from humandata.errors import HumandataError
+from humandata.rotations import matrix_to_axis_angle, rotation6d_to_matrix
+from humandata.store import Store
+from humandata.training import metrics as formulas
+from humandata.training.bodies import BLOCK, Bodies
+from humandata.training.predictions import Predictions, Progress
+from humandata.training.protocols import Protocol
+
+Array = NDArray[Any]
+Meshes = Callable[[slice], Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """One side of a comparison, n persons.
+
+    Attributes
+    ----------
+    joints : (n, J, 3) float32
+        The protocol's joints with the root subtracted, metres.
+    meshes : callable or None
+        Takes a slice of the persons and gives their vertices (m, 6890, 3), metres, with the root
+        subtracted where the protocol says so. None where no mesh is known.
+    """
+
+    joints: Array
+    meshes: Meshes | None
+
+    def mesh(self, at: slice) -> Array:
+        """Vertices (m, 6890, 3) of some persons; HumandataError where no mesh is known."""
+        if self.meshes is None:
+            raise HumandataError("these poses have joints only, and no mesh")
+        return self.meshes(at)
+
+
+def ground_truth(
+    store: Store, rows: Array, protocol: Protocol, folder: Path | None = None
+) -> Poses:
+    """Joints and meshes of the ground truth of rows of a store.
+
+    Parameters
+    ----------
+    store : Store
+        With ``smpl/`` fields.
+    rows : (n,) int
+        Rows of ``instances``.
+    protocol : Protocol
+    folder : Path, optional
+        The user's SMPL files.
+    """
+    return poses_of(stored_bodies(store, rows, protocol, folder), protocol)
+
+
+def stored_bodies(
+    store: Store, rows: Array, protocol: Protocol, folder: Path | None = None
+) -> Bodies:
+    """The ground truth parameters of rows of a store, in the bodies that the protocol says."""
+    instances = store.instances
+    vocabulary = schema.field("instances", "gender").vocabulary
+    by_name = dict(zip(vocabulary, protocol.ground_truth_body, strict=True))
+    by_code = np.array([GENDERS.index(by_name[name]) for name in vocabulary])
+    codes = instances["gender"][rows] if "gender" in instances else np.zeros(len(rows), np.uint8)
+    return Bodies(
+        instances["smpl/global_orient"][rows],
+        instances["smpl/body_pose"][rows],
+        instances["smpl/betas"][rows][:, : protocol.num_betas],
+        by_code[codes],
+        folder,
+    )
+
+
+def poses_of(bodies: Bodies, protocol: Protocol) -> Poses:
+    """Joints by the protocol's regressor, meshes on demand."""
+    joints = bodies.joints(protocol.regressor)
+    root = joints[:, protocol.root, None]
+
+    def meshes(at: slice) -> Array:
+        vertices = bodies.vertices(at)
+        return vertices - root[at] if protocol.pve_root == "pelvis" else vertices
+
+    return Poses(_select(joints, protocol), meshes)
+
+
+def predicted_poses(
+    predictions: Predictions, place: Array, protocol: Protocol, truth: Bodies
+) -> Poses:
+    """Joints and meshes of predictions.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        Joints and vertices are taken as they are where given, else made from the parameters.
+    place : (n,) int
+        The prediction of each person of ``truth``.
+    protocol : Protocol
+    truth : Bodies
+        Its genders are used where the protocol says so.
+    """
+    made: Poses | None = None
+    if predictions.global_orient is not None:
+        made = _of_parameters(predictions, place, protocol, truth)
+    given = None
+    if predictions.vertices is not None:
+        given = _of_vertices(predictions.vertices, place, protocol, truth.folder)
+    joints = next((poses.joints for poses in (given, made) if poses is not None), None)
+    if predictions.joints is not None:
+        joints = _select(predictions.joints[place], protocol)
+    if joints is None:
+        raise HumandataError("predictions need SMPL parameters, joints or vertices")
+    meshes = next((poses.meshes for poses in (given, made) if poses is not None), None)
+    return Poses(joints, meshes)
+
+
+def mean_pose(protocol: Protocol, truth: Bodies) -> Poses:
+    """The same body for everybody: where iterative regressors start, and what to beat."""
+    mean = mean_parameters(truth.folder)
+    rotations = matrix_to_axis_angle(
+        rotation6d_to_matrix(mean.pose6d.reshape(24, 6).astype(np.float64))
+    )
+    own = GENDERS.index(protocol.prediction_body)
+    genders, which = np.unique(truth.gender, return_inverse=True)
+
+    def bodies(gender: Array) -> Bodies:
+        count = len(gender)
+        pose = np.tile(rotations.astype(np.float32), (count, 1, 1))
+        betas = np.tile(mean.betas, (count, 1))
+        return Bodies(pose[:, 0], pose[:, 1:], betas, gender, truth.folder)
+
+    neutral = poses_of(bodies(np.array([own])), protocol)
+    if protocol.pve_body == "prediction":
+        genders, which = np.array([own]), np.zeros(len(truth), np.int64)
+    few = poses_of(bodies(genders), protocol).mesh(slice(None))
+    joints = np.broadcast_to(neutral.joints, (len(truth), *neutral.joints.shape[1:]))
+    return Poses(joints, lambda at: few[which[at]])
+
+
+def compare(
+    truth: Poses,
+    sides: Mapping[str, Poses],
+    metrics: Sequence[str],
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Array]]:
+    """Errors of several sides against one ground truth, whose meshes are made once.
+
+    Returns
+    -------
+    dict of str to dict of str to (n,) float64
+        Side -> metric -> error of each person in millimetres.
+    """
+    errors: dict[str, dict[str, Array]] = {name: {} for name in sides}
+    for name, side in sides.items():
+        if "mpjpe" in metrics:
+            values = formulas.joint_errors(side.joints, truth.joints)
+            errors[name]["mpjpe"] = 1000 * formulas.sample_means(values)
+        if "pa_mpjpe" in metrics:
+            aligned = formulas.similarity_align(side.joints, truth.joints)
+            values = formulas.joint_errors(aligned, truth.joints)
+            errors[name]["pa_mpjpe"] = 1000 * formulas.sample_means(values)
+    if "pve" not in metrics:
+        return errors
+    count = len(truth.joints)
+    for name in sides:
+        errors[name]["pve"] = np.empty(count)
+    starts = range(0, count, BLOCK)
+
+    def block(start: int) -> None:
+        at = slice(start, min(start + BLOCK, count))
+        reference = truth.mesh(at)
+        for name, side in sides.items():
+            values = formulas.joint_errors(side.mesh(at), reference)
+            errors[name]["pve"][at] = 1000 * formulas.sample_means(values)
+
+    # NumPy lets go of the interpreter in what takes the time here.
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for done, _ in enumerate(pool.map(block, starts), start=1):
+            if progress is not None:
+                progress("meshes", done, len(starts))
+    return errors
+
+
+def _of_parameters(
+    predictions: Predictions, place: Array, protocol: Protocol, truth: Bodies
+) -> Poses:
+    orient, pose, betas = (
+        getattr(predictions, n)[place] for n in ("global_orient", "body_pose", "betas")
+    )
+    gender = np.full(len(place), GENDERS.index(protocol.prediction_body))
+    poses = poses_of(Bodies(orient, pose, betas, gender, truth.folder), protocol)
+    if protocol.pve_body == "prediction":
+        return poses
+    gendered = poses_of(Bodies(orient, pose, betas, truth.gender, truth.folder), protocol)
+    return Poses(poses.joints, gendered.meshes)
+
+
+def _of_vertices(vertices: Array, place: Array, protocol: Protocol, folder: Path | None) -> Poses:
+    model = body_model(protocol.prediction_body, folder)
+    regressor = model.single.regressor(protocol.regressor)
+    joints = np.empty((len(place), len(regressor), 3), np.float32)
+    for start in range(0, len(place), BLOCK):
+        at = place[start : start + BLOCK]
+        joints[start : start + BLOCK] = regressor @ np.asarray(vertices[at], np.float32)
+    root = joints[:, protocol.root, None]
+
+    def meshes(at: slice) -> Array:
+        block = np.asarray(vertices[place[at]], np.float32)
+        return block - root[at] if protocol.pve_root == "pelvis" else block
+
+    return Poses(_select(joints, protocol), meshes)
+
+
+def _select(joints: Array, protocol: Protocol) -> Array:
+    """The protocol's joints, root-relative; arrays of just those joints are so already."""
+    if joints.shape[1] == len(protocol.joints):
+        return joints
+    selected: Array = formulas.root_relative(joints, protocol.root)[:, protocol.joints]
+    return selected
