@@ -248,15 +248,17 @@ def to_linear(srgb: ArrayLike) -> Float32:
     """sRGB values, 0 to 255, as linear light, 0 to 1."""
     values = np.asarray(srgb)
     if values.dtype == np.uint8:
-        return _linear_of_byte()[values]
-    return _decode(values.astype(np.float32) / 255)
+        linear: Float32 = _linear_of_byte()[values]
+        return linear
+    return _decode(values.astype(np.float32) / np.float32(255))
 
 
 def to_srgb(linear: ArrayLike) -> Picture:
     """Linear light as sRGB bytes; what is brighter than 1 is clipped."""
     table = _byte_of_linear()
     scaled = np.asarray(linear, np.float32) * (len(table) - 1) + np.float32(0.5)
-    return table[np.clip(scaled, 0, len(table) - 1).astype(np.uint16)]
+    srgb: Picture = table[np.clip(scaled, 0, len(table) - 1).astype(np.uint16)]
+    return srgb
 
 
 def _decode(values: Float32) -> Float32:
@@ -267,7 +269,7 @@ def _decode(values: Float32) -> Float32:
 
 @functools.cache
 def _linear_of_byte() -> Float32:
-    return _decode(np.arange(256, dtype=np.float32) / 255)
+    return _decode(np.arange(256, dtype=np.float32) / np.float32(255))
 
 
 @functools.cache
@@ -387,7 +389,7 @@ def draw(
 
 def _box(uvz: Float64, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Whole pixels around everything in front of the camera, inside of the picture: x, y, w, h."""
-    front = uvz[:, 2] > Z_NEAR
+    front = np.isfinite(uvz).all(axis=1) & (uvz[:, 2] > Z_NEAR)
     if not front.any():
         return 0, 0, 0, 0
     limit = np.array(size)
@@ -442,6 +444,8 @@ def overlay(
         )
     bodies = np.asarray(vertices_cam, np.float64)
     bodies = bodies[None] if bodies.ndim == 2 else bodies
+    if not len(bodies):
+        return picture.copy()
     albedo = np.broadcast_to(to_linear(np.asarray(colour, np.float64)), (len(bodies), 3))
     lit = [lambert(vertex_normals(v, faces), a, light) for v, a in zip(bodies, albedo, strict=True)]
     height, width = picture.shape[:2]
