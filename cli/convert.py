@@ -97,6 +97,8 @@ def _print_report(report: Report) -> None:
     click.echo(table(rows))
     if report.rejects_file is not None:
         click.echo(f"rejected records are listed in {report.rejects_file}")
+    for note in report.notes:
+        click.echo(f"note: {note}")
     resumed = " (resumed)" if report.resumed else ""
     click.echo(
         f"{report.store}: {report.dataset} {report.split} in {report.seconds:.1f} s{resumed}, "

@@ -90,7 +90,7 @@ class Unit:
         Unique within the plan.
     split : str
     raw : Path
-        Root of the release; ``images["path"]`` is relative to it.
+        Folder that ``images["path"]`` is relative to; the same for all units of a plan.
     files : tuple of Path
         Annotation files that are read, hashed for the provenance.
     detail : mapping
@@ -117,6 +117,7 @@ class Report:
     filtered: Mapping[str, int]
     rejected: Mapping[str, int]
     rejects_file: str | None
+    notes: tuple[str, ...]
     fingerprint: str
     seconds: float
     resumed: bool
@@ -228,11 +229,10 @@ def convert(
             _forget_changed_inputs(writer, units)
             sources = _read_units(writer, module, units, limit, strict, pool, progress)
             if pictures != "none":
-                _write_packs(writer, raw, strict, pool, progress)
-        root = raw if raw.is_dir() else raw.parent
+                _write_packs(writer, units[0].raw, strict, pool, progress)
         attributes = _attributes(module.INFO, split, making, sources)
         if pictures == "none":
-            attributes["picture_root"] = str(root.resolve())
+            attributes["picture_root"] = str(units[0].raw.resolve())
         done = writer.commit(attributes)
     except OSError as error:
         # Everything journaled stays valid; only the piece under way is lost.
@@ -255,6 +255,7 @@ def convert(
         filtered=counts["filtered"],
         rejected=counts["rejected"],
         rejects_file=str(rejects) if counts["rejected"] else None,
+        notes=tuple(done.attributes["notes"]),
         fingerprint=done.fingerprint,
         seconds=round(time.monotonic() - started, 3),
         resumed=resumed,
@@ -380,18 +381,16 @@ def _cut_to_limit(writer: StoreWriter, limit: int) -> None:
 
 
 def _digest(raw: Path, file: Path) -> dict[str, Any]:
-    root = raw if raw.is_dir() else raw.parent
-    shown = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
+    shown = file.relative_to(raw) if file.is_relative_to(raw) else Path(file.name)
     with open(file, "rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"file": shown.as_posix(), "bytes": file.stat().st_size, "sha256": sha256}
 
 
 def _write_packs(
-    writer: StoreWriter, raw: Path, strict: bool, pool: _Pool, progress: Progress | None
+    writer: StoreWriter, root: Path, strict: bool, pool: _Pool, progress: Progress | None
 ) -> None:
     """Copy the pictures of all units into packs; packs are numbered by unit and row."""
-    root = raw if raw.is_dir() else raw.parent
     jobs: list[tuple[int, tuple[str, int, str, list[str]]]] = []
     for unit, part in enumerate(writer.parts()):
         names = part.strings("images", "path")

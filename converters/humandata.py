@@ -54,8 +54,6 @@ INFO = DatasetInfo(
     expects="RAW is the file (NAME.npz, NAME.pkl, or a cache), or a folder that holds one per\n"
     "split. Pictures lie beside it, or under --option pictures_root=FOLDER",
     yields="whatever the file holds: keypoints, boxes, SMPL and SMPL-X, cameras, extra fields",
-    keypoints2d="as in the file",
-    keypoints3d="as in the file",
     options=(
         Option("pictures_root", "folder that image_path is relative to; default: the file's"),
         Option(
@@ -180,6 +178,10 @@ def read(unit: Unit) -> Columns:
         "left_out": rest.left_out,
     }
     columns = Columns(images, instances, sequences, attributes, records=rows)
+    columns.notes = [f"{key} is not kept: {why}" for key, why in rest.left_out.items()]
+    for name in ("keypoints2d", "keypoints3d"):
+        if damaged := attributes.get(name, {}).get("damaged_joints"):
+            columns.notes.append(f"{damaged:,} joints of {name} were not finite: confidence 0")
     return _sound(file, columns, paths, boxes)
 
 

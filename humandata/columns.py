@@ -58,6 +58,8 @@ class Columns:
         Sound records left out by a rule, by the rule's name.
     records : int
         Records read; equals instances + filtered + rejects.
+    notes : list of str
+        Sentences for the user: what was assumed, or left out of records that were kept.
     """
 
     images: dict[str, Values]
@@ -67,6 +69,7 @@ class Columns:
     rejects: list[Reject] = field(default_factory=list)
     filtered: dict[str, int] = field(default_factory=dict)
     records: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def rows(self, table: str) -> int:
         columns = getattr(self, table)
@@ -86,6 +89,7 @@ def take(columns: Columns, instances: Array) -> Columns:
         columns.rejects,
         dict(columns.filtered),
         columns.records,
+        columns.notes,
     )
 
 
@@ -129,6 +133,7 @@ def write_part(folder: Path, columns: Columns) -> None:
         "rejects": [asdict(reject) for reject in columns.rejects],
         "filtered": columns.filtered,
         "records": columns.records,
+        "notes": columns.notes,
     }
     temporary.mkdir(parents=True, exist_ok=True)
     (temporary / "part.json").write_text(json.dumps(summary), encoding="utf-8")
@@ -177,6 +182,7 @@ class Part:
         self.rejects = [Reject(**reject) for reject in summary["rejects"]]
         self.filtered: dict[str, int] = summary["filtered"]
         self.records: int = summary["records"]
+        self.notes: list[str] = summary["notes"]
 
     def names(self, table: str) -> list[str]:
         """Fields this part has in ``table``."""
@@ -209,7 +215,6 @@ class Part:
             text[a:b].decode() for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
         ]
 
-
     def columns(self) -> Columns:
         """Everything in memory, as it was before it was written."""
         tables: dict[str, dict[str, Values]] = {}
@@ -228,6 +233,7 @@ class Part:
             self.rejects,
             self.filtered,
             self.records,
+            self.notes,
         )
 
 

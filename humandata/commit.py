@@ -68,6 +68,7 @@ def write_tables(writer: StoreWriter, attributes: dict[str, Any]) -> Path:
                 "complete": True,
                 **attributes,
                 "counts": counts,
+                "notes": list(dict.fromkeys(note for part in parts for note in part.notes)),
                 "fingerprint": digest.hexdigest(),
             }
         },
