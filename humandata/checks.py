@@ -130,43 +130,78 @@ def check_pictures(store: Store) -> Check:
     return Check("pictures", True, f"all {count:,} pictures are as they lay in the release")
 
 
-def check_schema(store: Store) -> Check:
-    """Every array against its field in ``schemas/store.json``: dtype, shape, attributes, rules."""
-    problems: list[str] = []
-    rows_of = {name: table.rows for name, table in store.tables().items()}
-    for (table, name), field in schema.fields().items():
-        if field.required and name not in store.tables()[table]:
-            problems.append(f"{table}/{name}: is required; found no such array")
-    for rows in store.tables().values():
-        for name, column in rows.items():
-            problems.extend(_check_column(rows, name, column, rows_of))
+def check_structure(store: Store) -> Check:
+    """Every array against its field in ``schemas/store.json``: rows, dtype, shape, attributes."""
+    problems = [
+        f"{table}/{name}: is required; found no such array"
+        for (table, name), field in schema.fields().items()
+        if field.required and name not in store.tables()[table]
+    ]
+    for table in store.tables().values():
+        for name, column in table.items():
+            problems += structure_problems(table, name, column)
     fields = sum(len(table) for table in store.tables().values())
     if problems:
         details = tuple(("schema", problem) for problem in problems[:MAX_DETAILS])
-        return Check("schema", False, f"{len(problems)} rules broken", details)
-    return Check("schema", True, f"{fields} fields obey the schema")
+        return Check("structure", False, f"{len(problems)} arrays are not as they should", details)
+    return Check("structure", True, f"{fields} fields have the rows, types and shapes they should")
 
 
-def _check_column(table: Table, name: str, column: Any, rows_of: dict[str, int]) -> list[str]:
+def structure_problems(table: Table, name: str, column: Any) -> list[str]:
+    """What is wrong with a field before a single value is read."""
+    problems = []
     if len(column) != table.rows:
-        return [f"{table.name}/{name}: must have {table.rows} rows; found {len(column)}"]
-    text = isinstance(column, StringColumn)
-    like = None if text else np.empty((0, *column.shape[1:]), column.dtype)
+        problems.append(f"{table.name}/{name}: must have {table.rows} rows; found {len(column)}")
     try:
-        field = schema.field(table.name, name, like)
-        if text:
-            return list(map(str, schema.check(field, column.lengths(), column.attributes, rows_of)))
-        found = [
-            problem
-            for rows in blocks(max(len(column), 1))
-            for problem in schema.check(field, column[rows], column.attributes, rows_of, rows.start)
-        ]
-        if "unique" in field.rules and not found:
-            found = schema.check(field, np.asarray(column), column.attributes, rows_of)
-    except KeyError as error:
-        return [str(error.args[0])]
+        # Of an array without rows, only type, shape and attributes can be wrong.
+        found = schema.check(
+            _field(table, name, column), _values(column, slice(0)), column.attributes, {}
+        )
+    except KeyError as error:  # no such field
+        return [*problems, str(error.args[0])]
     except HumandataError as error:  # an unknown convention
-        return [f"{table.name}/{name}: {error}"]
+        return [*problems, f"{table.name}/{name}: {error}"]
+    return problems + [str(problem) for problem in found]
+
+
+def _field(table: Table, name: str, column: Any) -> schema.Field:
+    if isinstance(column, StringColumn):
+        return schema.field(table.name, name)
+    return schema.field(table.name, name, np.empty((0, *column.shape[1:]), column.dtype))
+
+
+def _values(column: Any, rows: slice) -> Array:
+    """Values of some rows as :func:`humandata.schema.check` wants them: of strings, lengths."""
+    if isinstance(column, StringColumn):
+        return column.lengths()[rows]
+    values: Array = column[rows]
+    return values
+
+
+def check_schema(store: Store) -> Check:
+    """Every value against the rules of its field: vocabularies, limits, unique ids, references."""
+    problems: list[str] = []
+    rows_of = {name: table.rows for name, table in store.tables().items()}
+    for table in store.tables().values():
+        for name, column in table.items():
+            if not structure_problems(table, name, column):
+                problems += _broken_rules(_field(table, name, column), column, rows_of)
+    if problems:
+        details = tuple(("schema", problem) for problem in problems[:MAX_DETAILS])
+        return Check("schema", False, f"{len(problems)} rules broken", details)
+    return Check("schema", True, "all values obey the rules of their fields")
+
+
+def _broken_rules(field: schema.Field, column: Any, rows_of: dict[str, int]) -> list[str]:
+    found = [
+        problem
+        for rows in blocks(len(column))
+        for problem in schema.check(
+            field, _values(column, rows), column.attributes, rows_of, rows.start
+        )
+    ]
+    if "unique" in field.rules and not found:
+        found = schema.check(field, np.asarray(column), column.attributes, rows_of)
     # One sentence per rule: a rule broken in every block is named where it is first broken.
     first = {problem.rule: str(problem) for problem in reversed(found)}
     return list(first.values())
@@ -205,15 +240,6 @@ def check_references(store: Store) -> Check:
             value = store.tables()[table][field][int(row)]
             problems.append((f"{table}/{field}, row {row}", f"is {value}; {what}"))
 
-    lengths = {
-        (table.name, name): len(column)
-        for table in store.tables().values()
-        for name, column in table.items()
-        if len(column) != table.rows
-    }
-    for (table, name), length in lengths.items():
-        rows = store.tables()[table].rows
-        problems.append((f"{table}/{name}", f"has {length} rows, the table has {rows}"))
     if "image" in store.instances:
         image = np.asarray(store.instances["image"])
         limit = store.images.rows

@@ -283,7 +283,7 @@ def _marks(edges: Array, whole: bool) -> Array:
     step = max(step for step in (unit, 2 * unit, 5 * unit) if step <= span / 4)
     step = max(1.0, np.round(step)) if whole else step
     first, last = np.ceil(edges[0] / step - 1e-9), np.floor(edges[-1] / step + 1e-9)
-    return np.arange(first, last + 1) * step
+    return np.asarray(np.arange(first, last + 1) * step)
 
 
 def shares_svg(shares: Mapping[str, float], title: str) -> Markup:
@@ -317,6 +317,8 @@ def _short(value: float) -> str:
     value = float(value)
     if value == 0:
         return "0"
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 4
+    if abs(value) < 0.1:
+        return f"{value:.2g}"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     text = f"{value:,.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

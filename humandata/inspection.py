@@ -25,8 +25,9 @@ __all__ = ["Check", "content_digest", "is_sound", "summarise", "verify"]
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
-WHOLE = (checks.check_checksums, checks.check_references)
+WHOLE = (checks.check_checksums, checks.check_structure, checks.check_references)
 """Where one of these fails, rows cannot be trusted to mean anything."""
+WHOLE_NAMES = ("checksums", "structure", "references")
 CONTENT = (
     checks.check_pictures,
     checks.check_schema,

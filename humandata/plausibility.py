@@ -313,7 +313,7 @@ def check_boxes_in_pictures(store: Store) -> Check:
         (name_row(store, row), f"box {_numbers(store.instances['bbox_xywh'][int(row)][:4])}")
         for row in np.flatnonzero(outside)[:MAX_DETAILS]
     )
-    return Check(name, not count, text, details, fatal=count > 0.5 * known.sum())
+    return Check(name, not count, text, details, fatal=bool(count > 0.5 * known.sum()))
 
 
 def check_duplicates(store: Store) -> Check:

@@ -25,6 +25,7 @@ Array = NDArray[Any]
 HISTOGRAM_ROWS = 50_000
 PICTURE_SIDE, CROP_SIDE = 640, 320
 GREY = 70
+JOINTS_PER_CHART = 25
 
 
 def write_report(
@@ -55,7 +56,7 @@ def write_report(
     """
     found = inspection.verify(store) if checks is None else list(checks)
     summary = inspection.summarise(store)
-    readable = all(c.passed is not False for c in found if c.name in ("checksums", "references"))
+    readable = all(c.passed is not False for c in found if c.name in inspection.WHOLE_NAMES)
     sections = [Section("Verification", list(_verification(found)))]
     if readable and len(store):
         sections.append(_people(store, people, seed))
@@ -97,7 +98,7 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, str]:
         facts["sequences"] = f"{rows['sequences']:,}"
     for field, name in (("keypoints2d", "2D joints"), ("keypoints3d", "3D joints")):
         if field in summary["joints"]:
-            facts[name] = f"{len(summary['joints'][field])} {conventions[field]}"
+            facts[name] = f"{len(summary['joints'][field])} ({conventions[field]})"
     if bodies is not None:
         facts["with a body"] = f"{100 * bodies:.0f} %"
     if summary["cameras"]:
@@ -252,9 +253,10 @@ def _describe(store: Store, row: int) -> str:
         words.append(f"{int((joints[:, 2] > 0).sum())} of {len(joints)} joints")
     if "reprojection_error" in at and at["reprojection_error"][row] >= 0:
         words.append(f"residual {at['reprojection_error'][row]:.1f} px")
-    if "gender" in at and at["gender"][row] > 0:
-        words.append(at["gender"].attributes["vocabulary"][int(at["gender"][row])])
-    return ", ".join(words)
+    if "gender" in at:
+        vocabulary = dict(enumerate(at["gender"].attributes["vocabulary"]))
+        words.append(vocabulary.get(int(at["gender"][row]), ""))
+    return ", ".join(word for word in words if word not in ("", "unknown"))
 
 
 def _histograms(store: Store) -> Iterator[Markup]:
@@ -293,20 +295,24 @@ def _distances(store: Store, rows: Array) -> Array:
 
 
 def _joints(store: Store, summary: Mapping[str, Any]) -> Section:
-    drawn = [
-        shares_svg(
-            shares,
-            f"{name} ({store.convention(name)}): share of people who have the joint",
-        )
-        for name, shares in summary["joints"].items()
-    ]
+    parts: list[str | Markup] = []
+    drawn = []
+    for name, shares in summary["joints"].items():
+        title = f"{name} ({store.convention(name)}), share of people who have the joint"
+        if len(set(shares.values())) == 1:
+            every = next(iter(shares.values()))
+            parts.append(f"{title}: {100 * every:.0f} % for each of {len(shares)} joints.")
+            continue
+        names = list(shares)
+        for start in range(0, len(names), JOINTS_PER_CHART):
+            some = {joint: shares[joint] for joint in names[start : start + JOINTS_PER_CHART]}
+            drawn.append(shares_svg(some, title if start == 0 else f"{name}, continued"))
     visibility = summary["visibility"]
-    parts: list[str | Markup] = [charts(drawn)]
     if visibility:
         total = sum(visibility.values())
         words = ", ".join(f"{100 * n / total:.1f} % {word}" for word, n in visibility.items())
-        parts.insert(0, f"Of all 2D joints {words}.")
-    return Section("Joints", parts)
+        parts.append(f"Of all 2D joints {words}.")
+    return Section("Joints", [*parts, charts(drawn)])
 
 
 def _fields(summary: Mapping[str, Any]) -> Section:

@@ -209,7 +209,8 @@ def body_genders(store: Store, rows: Array) -> Array:
         return np.full(len(rows), "neutral")
     words = store.instances["gender"].attributes["vocabulary"]
     known = [word if word in ("male", "female") else "neutral" for word in words]
-    genders: Array = np.array(known)[store.instances["gender"][rows]]
+    codes = store.instances["gender"][rows]
+    genders: Array = np.array(known)[np.where(codes < len(known), codes, 0)]
     return genders
 
 
@@ -297,7 +298,7 @@ def _judge(store: Store, name: str, read: Callable[[Array], Placed | None], most
     details = tuple(
         (name_row(store, row[i]), _in_words(px[i], part[i], bool(swapped[i])))
         for i in order
-        if part[i] > BAD_SHARE
+        if part[i] > BAD_SHARE or swapped[i]
     )
     if mistake is not None:
         return Check(name, False, f"{text}: {mistake}", details)

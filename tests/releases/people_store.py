@@ -15,6 +15,9 @@ from humandata.schema import row_ids
 
 SIZE = (480, 360)
 INTRINSICS = np.array([[520.0, 0, 240], [0, 520, 180], [0, 0, 1]])
+RISE = geometry.axis_angle_to_matrix(np.array([np.pi / 2, 0, 0]))
+"""From a body's rest frame (y up) to the world (z up, as in motion capture). In a world with y up
+the rotation of a level camera is its own inverse, and transposing it would be no mistake."""
 
 Columns = dict[str, dict[str, Any]]
 
@@ -55,11 +58,13 @@ def people_columns(people: int) -> Columns:
     extrinsics = _cameras(images, rng)
     camera = extrinsics[image]
     model = bodymodel.body_model("female")
-    orient = np.zeros((people, 3))
-    orient[:, 1] = rng.uniform(-np.pi, np.pi, people)
+    yaw = np.zeros((people, 3))
+    yaw[:, 1] = rng.uniform(-np.pi, np.pi, people)
+    upright = RISE @ geometry.axis_angle_to_matrix(yaw)
+    orient = geometry.matrix_to_axis_angle(upright)
     pose = rng.normal(0, 0.15, (people, 23, 3))
     betas = np.repeat(rng.normal(0, 1, (1, 2, 10)), images, 0).reshape(people, 10)
-    transl = np.tile([[-0.6, 0.9, 0], [0.6, 0.9, 0]], (images, 1)) + rng.normal(0, 0.1, (people, 3))
+    transl = np.tile([[-0.6, 0, 1.1], [0.6, 0, 1.1]], (images, 1)) + rng.normal(0, 0.1, (people, 3))
     vertices, joints = bodymodel.forward(model, orient, pose, betas, transl)
     world = bodymodel.joints_smpl45(vertices, joints)
     joints3d = geometry.transform(camera, world)
@@ -110,13 +115,13 @@ def people_columns(people: int) -> Columns:
 
 
 def _cameras(count: int, rng: np.random.Generator) -> np.ndarray:
-    """World (y up) to camera (y down), four metres away, turned and tilted."""
+    """World (z up) to camera (y down), four metres away, turned and tilted."""
     extrinsics = np.tile(np.eye(4), (count, 1, 1))
     for pose in extrinsics:
         turn, tilt = rng.uniform(0.3, 0.8), rng.uniform(-0.15, 0.15)
         upside = geometry.axis_angle_to_matrix(np.array([np.pi + tilt, 0, 0]))
-        pose[:3, :3] = upside @ geometry.axis_angle_to_matrix(np.array([0, turn, 0]))
-        pose[:3, 3] = -pose[:3, :3] @ (0, 0.95, 0) + (0, 0, 4)
+        pose[:3, :3] = upside @ geometry.axis_angle_to_matrix(np.array([0, turn, 0])) @ RISE.T
+        pose[:3, 3] = -pose[:3, :3] @ (0, 0, 0.9) + (0, 0, 4)
     return extrinsics
 
 
