@@ -27,7 +27,6 @@ which frame it is, these files do not say.
 from __future__ import annotations
 
 import math
-import os
 import posixpath
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,9 +120,7 @@ def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
     pictures = Path(options.get("pictures_root") or root)
     if not pictures.is_dir():
         raise DataError(pictures, expected="the folder of the pictures", found="no folder")
-    prefix = os.path.relpath(pictures.resolve(), root.resolve()).replace(os.sep, "/")
-    detail = {**options, "prefix": "" if prefix == "." else prefix}
-    return [Unit(files[0].stem, split, root, (files[0],), detail)]
+    return [Unit(files[0].stem, split, pictures, (files[0],), dict(options))]
 
 
 def _files(raw: Path) -> list[Path]:
@@ -260,7 +257,7 @@ def _images(
     }
     images: dict[str, Any] = {
         "id": row_ids(f"humandata/{unit.files[0].stem}/images", first),
-        "path": [posixpath.join(unit.detail["prefix"], path) for path in order],
+        "path": list(order),
     }
     cameras, camera_sizes = rest.cameras(first)
     for side in ("height", "width"):
