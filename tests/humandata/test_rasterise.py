@@ -328,8 +328,8 @@ def test_a_shift_by_one_pixel_shifts_the_raster() -> None:
 
 
 def test_a_face_that_reaches_behind_the_camera_is_left_out_whole() -> None:
-    vertices = np.array([[-1, -1, 2.0], [-1, 1, 2], [1, 0, 2], [0, 3, -1]])
-    faces = np.array([[0, 1, 2], [1, 3, 2]])
+    vertices = np.array([[-0.1, -0.1, 2], [-0.1, 0.1, 2], [0.1, 0, 2], [0, 3, -1]])
+    faces = np.array([[0, 1, 2], [1, 3, 2], [1, 2, 3]])  # the long one wound both ways
     both = silhouette(vertices, faces, CAMERA, SIZE)
     np.testing.assert_array_equal(both, silhouette(vertices, faces[:1], CAMERA, SIZE))
     assert both.any()
