@@ -259,7 +259,20 @@ class MappedArray:
             if step != 1:
                 return self.take(np.arange(start, stop, step))
             return self._range(start, max(start, stop))
+        if isinstance(index, tuple):
+            return self._inner(*index)
         return self.take(np.asarray(index))
+
+    def _inner(self, rows: Any, *rest: Any) -> Any:
+        """``array[rows, 3, :2]``: rows first, then integers and slices of the other axes."""
+        if any(not isinstance(i, (int, np.integer, slice, type(...))) for i in rest):
+            raise IndexError(
+                f"{self.folder.name}: after the rows only integers and slices; "
+                "np.asarray(column)[...] takes any index"
+            )
+        taken = self[rows]
+        axes = 0 if isinstance(rows, (int, np.integer)) else taken.ndim - len(self.shape) + 1
+        return taken[(slice(None),) * axes + rest]
 
     def _range(self, start: int, stop: int) -> Array:
         pieces = []
@@ -274,6 +287,8 @@ class MappedArray:
 
     def take(self, rows: Array) -> Array:
         """Rows by index array (integers, negative ones from the end) or by boolean mask; a copy."""
+        if rows.dtype.kind not in "biu" and rows.size:
+            raise IndexError(f"rows of {self.folder.name} are chosen by numbers or a mask")
         if rows.dtype == bool:
             if rows.shape != self.shape[:1]:
                 raise IndexError(f"a mask of shape {rows.shape} for {self.shape[0]} rows")

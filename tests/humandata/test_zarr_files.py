@@ -105,6 +105,20 @@ def test_compressed_arrays_of_an_archive_are_read_through_zarr(tmp_path: Path) -
     np.testing.assert_array_equal(MappedArray(tmp_path / "z")[4:15], values[4:15])
 
 
+def test_other_axes_are_indexed_as_in_numpy(tmp_path: Path) -> None:
+    values = np.arange(240.0).reshape(20, 4, 3)
+    write(tmp_path / "a", values, rows=7)
+    array = MappedArray(tmp_path / "a")
+    picks = np.array([3, 19, 0])
+    np.testing.assert_array_equal(array[:, 2, :2], values[:, 2, :2])
+    np.testing.assert_array_equal(array[5, 1], values[5, 1])
+    np.testing.assert_array_equal(array[picks, ..., 1], values[picks, ..., 1])
+    np.testing.assert_array_equal(array[values[:, 0, 0] > 50, 3], values[values[:, 0, 0] > 50, 3])
+    for index in ((slice(None), [0, 1]), "keypoints", 0.5):
+        with pytest.raises(IndexError):
+            array[index]
+
+
 def test_rows_out_of_range_raise(tmp_path: Path) -> None:
     write(tmp_path / "a", np.arange(10.0))
     array = MappedArray(tmp_path / "a")
