@@ -38,6 +38,8 @@ SPREAD, SPREAD_OF_MANY, ASYMMETRY = 0.1, 0.4, 0.1
 RATE = 0.02
 """Share of rows from which on a contradiction is worth a warning."""
 BOX_FACTOR = 1.2
+MIN_FACES = 20
+"""Fewer faces prove nothing about a whole store."""
 
 
 def as_coco(store: Store, field: str, rows: Any) -> tuple[Float, Bool]:
@@ -202,25 +204,30 @@ def _forward_score(points: Float, labelled: Bool, feet: Float, feet_known: Bool)
 
 
 def check_sides_2d(store: Store) -> Check:
-    """Shoulders, hips and eyes must be in the same order, and eyes as a face in front shows them.
+    """Shoulders and hips must be in the same order, and eyes as a face in front shows them.
 
-    People twist and detectors err, so single rows prove nothing; the rate does.
+    People twist and detectors err, so single rows prove nothing; the rate does. A face counts
+    where nose and eyes are visible. Without visibility, joints may be projections that are there
+    from behind too; then faces count only if noses are missing in a tenth of the people.
     """
     name = "sides_2d"
     if "keypoints2d" not in store.instances:
         return Check(name, None, "no 2D joints")
-    told, against, faces, behind = (np.zeros(len(store), bool) for _ in range(4))
+    told, against, faces, behind, noses = (np.zeros(len(store), bool) for _ in range(5))
     for rows in blocks(len(store)):
         points, labelled = as_coco(store, "keypoints2d", rows)
         shoulders, hips = (_order(points, labelled, pair) for pair in (SHOULDERS, HIPS))
         told[rows] = (shoulders != 0) & (hips != 0)
         against[rows] = told[rows] & (shoulders != hips)
         eyes = _order(points, labelled, (LEFT_EYE, RIGHT_EYE), 0.03)
-        faces[rows] = (eyes != 0) & labelled[:, NOSE]
+        noses[rows] = labelled[:, NOSE]
+        faces[rows] = (eyes != 0) & _visible_face(store, rows, labelled)
         behind[rows] = faces[rows] & (eyes < 0)
+    if "keypoints2d_visibility" not in store.instances and noses.mean() > 0.9:
+        faces[:] = behind[:] = False
     if not told.any() and not faces.any():
-        return Check(name, None, "no person with both shoulders and hips, or both eyes, labelled")
-    if faces.sum() >= 5 and behind.sum() > 0.5 * faces.sum():
+        return Check(name, None, "nobody whose shoulders, hips or eyes are far enough apart")
+    if faces.sum() >= MIN_FACES and behind.sum() > 0.5 * faces.sum():
         text = (
             f"{behind.sum():,} of {faces.sum():,} faces have the left eye on the left of the "
             "picture: left and right are exchanged"
@@ -232,7 +239,17 @@ def check_sides_2d(store: Store) -> Check:
     )  # fmt: skip
 
 
-def _order(points: Float, labelled: Bool, pair: tuple[int, int], least: float = 0.1) -> Float:
+def _visible_face(store: Store, rows: slice, labelled: Bool) -> Bool:
+    if "keypoints2d_visibility" in store.instances:
+        seen = store.instances["keypoints2d_visibility"][rows][..., None] == 2
+        convention = store.convention("keypoints2d")
+        seen, _ = keypoints.convert(seen, convention, "coco", approximate=True)
+        labelled = labelled & seen[..., 0]
+    face: Bool = np.all(labelled[:, [NOSE, LEFT_EYE, RIGHT_EYE]], axis=1)
+    return face
+
+
+def _order(points: Float, labelled: Bool, pair: tuple[int, int], least: float = 0.06) -> Float:
     """+1 where the left joint is right of the right one (seen from the front), -1, or 0 unclear."""
     spread = np.where(labelled[..., None], points, np.nan)
     with np.errstate(invalid="ignore"):

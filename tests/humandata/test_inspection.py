@@ -435,14 +435,25 @@ def test_mirrored_bodies_point_their_toes_backwards(
     assert "left and right are exchanged" in check.summary
 
 
-def test_faces_with_the_left_eye_on_the_left_fail_the_2d_sides(broken: Any) -> None:
-    def edit(columns: Columns) -> None:
-        order = keypoints.flip_permutation("coco")
-        columns["instances"]["keypoints2d"] = columns["instances"]["keypoints2d"][:, order]
+def exchange_sides_2d(columns: Columns) -> None:
+    order = keypoints.flip_permutation("coco")
+    for name in ("keypoints2d", "keypoints2d_visibility"):
+        columns["instances"][name] = columns["instances"][name][:, order]
 
-    check = broken(edit, people=60)["sides_2d"]
+
+def test_faces_with_the_left_eye_on_the_left_fail_the_2d_sides(broken: Any) -> None:
+    check = broken(exchange_sides_2d, people=100)["sides_2d"]
     assert check.verdict == "failed"
     assert "left and right are exchanged" in check.summary
+
+
+def test_hidden_eyes_of_people_seen_from_behind_are_no_faces(broken: Any) -> None:
+    def edit(columns: Columns) -> None:
+        exchange_sides_2d(columns)  # so that every labelled face looks like one from behind
+        face = columns["instances"]["keypoints2d_visibility"][:, :5]
+        face[face == 2] = 1
+
+    assert broken(edit, people=100)["sides_2d"].verdict == "passed"
 
 
 def test_shoulders_against_hips_are_a_warning_that_names_the_rows(broken: Any) -> None:

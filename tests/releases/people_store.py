@@ -74,6 +74,8 @@ def people_columns(people: int) -> Columns:
     seen = np.ones((people, 17))
     seen[nose > shoulders, :5] = 0  # nobody labels the face of a person seen from behind
     pixels[seen == 0] = 0
+    visibility = np.where(seen > 0, rng.integers(1, 3, seen.shape), 0)
+    visibility[:, :5] = 2 * seen[:, :5]
     box = geometry.bbox_from_points(pixels, seen > 0, 1.2)
     pelvis = bodymodel.rest_pelvis(model, betas)
     orient_camera, transl_camera = geometry.smpl_to_camera(orient, transl, pelvis, camera)
@@ -96,9 +98,7 @@ def people_columns(people: int) -> Columns:
             "person": np.tile([0, 1], images).astype(np.int32),
             "bbox_xywh": np.hstack([box, ones]).astype(np.float32),
             "keypoints2d": np.concatenate([pixels, seen[..., None]], 2).astype(np.float32),
-            "keypoints2d_visibility": np.where(seen > 0, rng.integers(1, 3, seen.shape), 0).astype(
-                np.uint8
-            ),
+            "keypoints2d_visibility": visibility.astype(np.uint8),
             "keypoints3d": np.concatenate([joints3d, np.ones((people, 45, 1))], 2).astype(
                 np.float32
             ),
