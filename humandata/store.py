@@ -215,8 +215,8 @@ class Store:
             folder = self.path / "images" / "packs" / f"{pack:05d}"
             self._packs[pack] = MappedArray(folder)
         # No picture crosses a chunk, so this is a copy out of one map.
-        data = self._packs[pack][offset : offset + length]
-        return bytes(memoryview(data))
+        data: Array = self._packs[pack][offset : offset + length]
+        return data.tobytes()
 
     def verify_pictures(self) -> list[str]:
         """Compare every stored picture with its checksum; one sentence per damaged one."""

@@ -110,7 +110,7 @@ def sample_person(
     tilt = axis_angle_to_matrix(rng.normal(scale=0.07, size=3))
     pitch = axis_angle_to_matrix(np.array([rng.normal(0.08, 0.1), 0, 0]))
     turn = pitch @ UPRIGHT @ tilt @ axis_angle_to_matrix(np.array([0.0, yaw, 0]))
-    orient = np.asarray(matrix_to_axis_angle(turn))
+    orient = np.asarray(matrix_to_axis_angle(turn), np.float64)
     body = poses.sample_poses(1, rng)[0]
     person = pose_person(model, orient, body, sample_betas(rng), np.zeros(3))
     low, high = person.vertices.min(axis=0), person.vertices.max(axis=0)
@@ -166,7 +166,7 @@ def dress(model: BodyModel, rng: np.random.Generator) -> Float:
     stripes = 1 + 0.12 * np.sin(template[:, 1] * rng.uniform(20, 90) + rng.uniform(0, 6))
     cloth = np.isin(part, torso + hips)
     colours[cloth] *= stripes[cloth, None]
-    return np.clip(colours, 0, 1)
+    return np.asarray(np.clip(colours, 0, 1), np.float64)
 
 
 def muted(rng: np.random.Generator, spread: float = 18) -> Float:
@@ -193,8 +193,8 @@ def background(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.ui
     grain = rng.normal(scale=9, size=(max(2, height // 16), max(2, width // 16)))
     soft = cv2.resize(grain.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
     picture += soft[:, :, None]
-    picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.6, 2.2)))
-    return np.asarray(np.clip(picture, 0, 255), np.uint8)
+    blurred = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.6, 2.2)))
+    return np.asarray(np.clip(blurred, 0, 255), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -225,12 +225,12 @@ class Scene:
         pixels = project(joints, self.intrinsics)
         height, width = self.depth.shape
         with np.errstate(invalid="ignore"):
-            inside = (
-                (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
-            )
+            inside = (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
         column, row = np.where(inside[:, None], pixels, 0).astype(int).T
         surface = self.depth[row, column]
-        hidden = (surface > 0) & (joints[:, 2] > 1 / np.maximum(surface, 1e-9) + OCCLUSION_TOLERANCE)
+        hidden = (surface > 0) & (
+            joints[:, 2] > 1 / np.maximum(surface, 1e-9) + OCCLUSION_TOLERANCE
+        )
         return np.where(inside, np.where(hidden, 1, 2), 0).astype(np.uint8)
 
 

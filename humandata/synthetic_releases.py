@@ -77,9 +77,7 @@ def write_coco(
     for number, (split, count) in enumerate(people.items()):
         place = folder / split
         place.mkdir(parents=True, exist_ok=True)
-        jobs = [
-            (str(place), seed, number * 1_000_000 + i, size, body_models) for i in range(count)
-        ]
+        jobs = [(str(place), seed, number * 1_000_000 + i, size, body_models) for i in range(count)]
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for image, rows in _map(_coco_picture, jobs, workers):
@@ -91,7 +89,7 @@ def write_coco(
                 progress(done, total)
         content = {
             "info": {"description": "Synthetic people in COCO's format", "year": 2017},
-            "licenses": [{"id": 1, "name": "CC0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
+            "licenses": [{"id": 1, "name": "CC0", "url": ""}],
             "images": images,
             "annotations": annotations,
             "categories": [
@@ -150,7 +148,8 @@ def _coco_annotation(scene: Scene, person: int, image_id: int) -> dict[str, Any]
     # A person of a handful of pixels is boxed, but nobody would label its joints.
     if mask.sum() < 100:
         labels[:] = 0
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    whole = mask.astype(np.uint8)
+    outlines, _ = cv2.findContours(whole, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return {
         "segmentation": [o.ravel().astype(float).tolist() for o in outlines if len(o) > 2],
         "num_keypoints": int((labels[:, 2] > 0).sum()),
@@ -196,7 +195,8 @@ def write_pw3d(
         (folder / "sequenceFiles" / split).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             name = f"synthetic_{split}_{i:02d}"
-            jobs.append((str(folder), split, name, number * 10_000 + i, frames, seed, size, body_models))
+            identity = number * 10_000 + i
+            jobs.append((str(folder), split, name, identity, frames, seed, size, body_models))
     for done, _ in enumerate(_map(_pw3d_sequence, jobs, workers), 1):
         if progress is not None:
             progress(done * frames, len(jobs) * frames)
@@ -277,7 +277,7 @@ def _film(
     size: tuple[int, int],
     rng: np.random.Generator,
 ) -> Float:
-    """World-to-camera matrices (N, 4, 4) of a camera that circles slowly and keeps people in view."""
+    """World-to-camera (N, 4, 4) of a camera that circles slowly and keeps people in view."""
     joints = np.concatenate([body["joints"] for body in bodies], axis=1)
     frames = len(joints)
     target = joints.mean(axis=1)
@@ -308,7 +308,7 @@ def _in_camera(
     root = camera[:3, :3] @ axis_angle_to_matrix(body["pose"][frame, 0])
     pelvis = body["pelvis"]
     transl = camera[:3, :3] @ (pelvis + body["trans"][frame]) + camera[:3, 3] - pelvis
-    orient = np.asarray(matrix_to_axis_angle(root))
+    orient = np.asarray(matrix_to_axis_angle(root), np.float64)
     return orient, body["pose"][frame, 1:], body["betas"], transl
 
 

@@ -64,7 +64,8 @@ def test_motion_is_smooth(frames: int) -> None:
     motion = poses.sample_motion(frames, np.random.default_rng(1))
     assert motion.shape == (frames, 23, 3)
     if frames > 2:
-        turns = Rotation.from_rotvec(motion[1:].reshape(-1, 3)) * Rotation.from_rotvec(
-            motion[:-1].reshape(-1, 3)
-        ).inv()
+        turns = (
+            Rotation.from_rotvec(motion[1:].reshape(-1, 3))
+            * Rotation.from_rotvec(motion[:-1].reshape(-1, 3)).inv()
+        )
         assert np.rad2deg(turns.magnitude()).max() < 30

@@ -88,9 +88,7 @@ def test_plain_zarr_and_xarray_read_equal_values(tmp_path: Path) -> None:
     images = xarray.open_zarr(tmp_path / "s.zarr", group="images", consolidated=False)
     starts = [*images["path_offset"].values.tolist(), None]
     text = images["path_bytes"].values.tobytes()
-    assert [text[a:b].decode() for a, b in itertools.pairwise(starts)] == store.images[
-        "path"
-    ][:]
+    assert [text[a:b].decode() for a, b in itertools.pairwise(starts)] == store.images["path"][:]
 
 
 def test_every_array_is_uncompressed_checked_unsharded_and_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Synthetic releases have the true formats, and their annotations are the truth about the pictures."""
+"""Synthetic releases have the true formats, and say the truth about their pictures."""
 
 from __future__ import annotations
 

@@ -30,14 +30,14 @@ def plain():
         "big_endian": np.arange(4, dtype=">i4"),
         "bool": np.array([True, False]),
         "uint16": np.array([0, 65535], dtype=np.uint16),
-        "text": np.array([u"abc", u"d\u00e9"]),
+        "text": np.array(["abc", "d\u00e9"]),
         "bytes": np.array([b"abc", b"d"]),
         "scalar": np.float32(1.5),
         "empty": np.zeros((0, 3)),
         "zero_d": np.array("name"),
-        "objects": np.array([{"a": 1}, None, [1.5, u"x"]], dtype=object),
+        "objects": np.array([{"a": 1}, None, [1.5, "x"]], dtype=object),
         "structured": np.array([(1, 2.5), (3, 4.5)], dtype=[("a", "<i4"), ("b", "<f8")]),
-        "list": [1, 2.5, None, True, u"caf\u00e9", "m", (1, 2, 3, 4), set([1, 2]), 2**70, -5],
+        "list": [1, 2.5, None, True, "caf\u00e9", "m", (1, 2, 3, 4), set([1, 2]), 2**70, -5],
     }
 
 
