@@ -108,7 +108,8 @@ KEY_POSES: dict[str, dict[str, str]] = {
               "right_elbow": "y72", "left_hip": "x-30", "left_knee": "x34",
               "right_hip": "x-84 z-12", "right_knee": "x92", "neck": "x-14"},
     "golf": {"spine_1": "x24", "spine_2": "x10 y-24", "left_hip": "x-26 z6",
-             "right_hip": "x-26 z-6", "left_knee": "x20", "right_knee": "x20", "left_shoulder": "y-46 z-62",
+             "right_hip": "x-26 z-6", "left_knee": "x20", "right_knee": "x20",
+             "left_shoulder": "y-46 z-62",
              "right_shoulder": "y40 z56", "left_elbow": "y-6", "right_elbow": "y20"},
 }  # fmt: skip
 """Joint -> rotations; a joint that is not named stays as in the T-pose."""

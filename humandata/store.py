@@ -190,7 +190,7 @@ class Store:
             pack, offset = int(self.images["pack"][row]), int(self.images["offset"][row])
             return self._slice(pack, offset, int(self.images["length"][row]))
         root = self.attributes.get("picture_root")
-        name = self.images["path"][row]
+        name = str(self.images["path"][row])
         if root is None:
             raise DataError(
                 self.path,

@@ -1,4 +1,4 @@
-# ruff: noqa: UP025, UP031, UP036, C405 (this file also runs under Python 2)
+# ruff: noqa: UP031, UP036, C405 (this file also runs under Python 2)
 """Writes the pickles of this folder; runs under Python 2.7 and 3.x with whatever is installed.
 
 Each file name says what wrote it. Made with: Python 2.7 (numpy 1.16, scipy 1.2, chumpy 0.70),
