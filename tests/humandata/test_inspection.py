@@ -549,6 +549,28 @@ def test_two_people_in_one_box_are_no_duplicates(broken: Any) -> None:
     assert broken(edit)["duplicates"].verdict == "passed"
 
 
+def test_the_same_labels_in_another_picture_are_no_duplicate(broken: Any) -> None:
+    def edit(columns: Columns) -> None:
+        for name in ("bbox_xywh", "keypoints2d"):
+            columns["instances"][name][20] = columns["instances"][name][1]
+
+    assert broken(edit)["duplicates"].verdict == "passed"
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.02, "warning"), (0.2, "passed")])
+def test_without_joints_only_nearly_equal_boxes_are_duplicates(
+    broken: Any, shift: float, verdict: str
+) -> None:
+    def edit(columns: Columns) -> None:
+        at = columns["instances"]
+        for name in ("keypoints2d", "keypoints2d_visibility"):
+            del at[name]
+        at["bbox_xywh"][7] = at["bbox_xywh"][6]
+        at["bbox_xywh"][7, 0] += shift * at["bbox_xywh"][6, 2]
+
+    assert broken(edit)["duplicates"].verdict == verdict
+
+
 # Real data -----------------------------------------------------------------------------------
 
 
