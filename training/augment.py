@@ -24,7 +24,12 @@ def prepare(batch: Batch) -> Batch:
         ``images`` float32 (B, 3, S, S); everything else as it was. Without colour noise the pixels
         are exactly ``(x - mean) / std``.
     """
-    noisy = channel_noise(batch.images, batch.channel_gain)
+    images = batch.images
+    if images.device.type == "cpu":
+        # Crops lie channels last, as they were cut. GPUs like that; PyTorch's CPU kernels crash on it
+        # in some networks (repvgg_a0, torch 2.15).
+        images = images.contiguous()
+    noisy = channel_noise(images, batch.channel_gain)
     return dataclasses.replace(batch, images=normalise(noisy))
 
 
