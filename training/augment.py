@@ -26,8 +26,8 @@ def prepare(batch: Batch) -> Batch:
     """
     images = batch.images
     if images.device.type == "cpu":
-        # Crops lie channels last, as they were cut. GPUs like that; PyTorch's CPU kernels crash on it
-        # in some networks (repvgg_a0, torch 2.15).
+        # Crops lie channels last, as they were cut. GPUs like that; PyTorch's CPU kernels crash on
+        # it in some networks (repvgg_a0, torch 2.15).
         images = images.contiguous()
     noisy = channel_noise(images, batch.channel_gain)
     return dataclasses.replace(batch, images=normalise(noisy))
