@@ -22,6 +22,12 @@ import click
 @click.option("--frames", type=int, default=48, show_default=True, help="pw3d: frames each.")
 @click.option("--width", type=int, default=320, show_default=True, help="Of the pictures.")
 @click.option("--height", type=int, default=240, show_default=True, help="Of the pictures.")
+@click.option(
+    "--yaw",
+    type=float,
+    metavar="DEGREES",
+    help="How far people turn away from the camera (standard deviation); default: any direction.",
+)
 @click.option("--seed", default=0, show_default=True, help="Everything random follows from it.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; default: one per core.")
 @click.option(
@@ -40,6 +46,7 @@ def synthesize(
     frames: int,
     width: int,
     height: int,
+    yaw: float | None,
     seed: int,
     workers: int | None,
     body_models: Path | None,
@@ -67,13 +74,13 @@ def synthesize(
         counts = {"train2017": people, "val2017": val}
         synthetic_releases.write_coco(
             out, {k: n for k, n in counts.items() if n}, seed=seed, size=size, workers=workers,
-            body_models=body_models, progress=show,
+            body_models=body_models, yaw=yaw, progress=show,
         )  # fmt: skip
     else:
         counts = {"train": train, "validation": validation, "test": test}
         synthetic_releases.write_pw3d(
             out, {k: n for k, n in counts.items() if n}, frames=frames, seed=seed, size=size,
-            workers=workers, body_models=body_models, progress=show,
+            workers=workers, body_models=body_models, yaw=yaw, progress=show,
         )  # fmt: skip
     bars.close()
     files = sum(1 for file in out.rglob("*.jpg"))

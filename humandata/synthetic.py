@@ -92,6 +92,7 @@ def sample_person(
     rng: np.random.Generator,
     folder: Path | None = None,
     share: tuple[float, float] = (0.45, 0.9),
+    yaw: float | None = None,
 ) -> Person:
     """A person somewhere in the picture, most of it visible.
 
@@ -102,14 +103,17 @@ def sample_person(
         Height of the person as a share of the picture's.
     folder : Path, optional
         The user's SMPL files; else the stand-in body.
+    yaw : float, optional
+        How far people turn away from the camera: standard deviation in degrees. By default any
+        direction, most of them towards the camera.
     """
     gender = str(rng.choice(["male", "female", "neutral"]))
     model = body_model(gender, folder)
-    # Rather towards the camera than away from it; a little tilt; a camera that looks down a bit.
-    yaw = rng.normal(scale=1.0) if rng.random() < 0.75 else rng.uniform(-np.pi, np.pi)
+    turned = sample_yaw(rng, yaw)
+    # A little tilt, and a camera that looks down a bit.
     tilt = axis_angle_to_matrix(rng.normal(scale=0.07, size=3))
     pitch = axis_angle_to_matrix(np.array([rng.normal(0.08, 0.1), 0, 0]))
-    turn = pitch @ UPRIGHT @ tilt @ axis_angle_to_matrix(np.array([0.0, yaw, 0]))
+    turn = pitch @ UPRIGHT @ tilt @ axis_angle_to_matrix(np.array([0.0, turned, 0]))
     orient = np.asarray(matrix_to_axis_angle(turn), np.float64)
     body = poses.sample_poses(1, rng)[0]
     person = pose_person(model, orient, body, sample_betas(rng), np.zeros(3))
@@ -129,6 +133,13 @@ def sample_person(
     place = np.append((centre - intrinsics[:2, 2]) / np.diag(intrinsics)[:2], 1) * depth
     transl = place - (low + high) / 2
     return pose_person(model, orient, body, person.betas, transl)
+
+
+def sample_yaw(rng: np.random.Generator, spread: float | None = None) -> float:
+    """Direction a person faces, radians from facing the camera; see :func:`sample_person`."""
+    if spread is not None:
+        return float(rng.normal(scale=np.deg2rad(spread)))
+    return float(rng.normal() if rng.random() < 0.75 else rng.uniform(-np.pi, np.pi))
 
 
 def dress(model: BodyModel, rng: np.random.Generator) -> Float:
@@ -280,6 +291,7 @@ def sample_scene(
     size: tuple[int, int] = (320, 240),
     folder: Path | None = None,
     crowd: float = 0.25,
+    yaw: float | None = None,
 ) -> Scene:
     """Picture ``number`` of a seed: one person, or with probability ``crowd`` two.
 
@@ -292,12 +304,14 @@ def sample_scene(
     folder : Path, optional
         The user's SMPL files; else the stand-in body.
     crowd : float
+    yaw : float, optional
+        See :func:`sample_person`.
     """
     rng = np.random.default_rng([seed, number])
     intrinsics = sample_intrinsics(size, rng)
     count = 1 + int(rng.random() < crowd)
     share = (0.5, 0.92) if count == 1 else (0.4, 0.75)
-    people = [sample_person(size, intrinsics, rng, folder, share) for _ in range(count)]
+    people = [sample_person(size, intrinsics, rng, folder, share, yaw) for _ in range(count)]
     colours = [dress(body_model(person.gender, folder), rng) for person in people]
     faces = body_model("neutral", folder).faces
     return render(people, colours, intrinsics, background(size, rng), rng, faces)

@@ -31,6 +31,7 @@ from humandata.synthetic import (
     render,
     sample_betas,
     sample_scene,
+    sample_yaw,
 )
 
 Float = NDArray[np.float64]
@@ -53,6 +54,7 @@ def write_coco(
     size: tuple[int, int] = (320, 240),
     workers: int = 1,
     body_models: Path | None = None,
+    yaw: float | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write a COCO keypoint release: ``annotations/*.json`` and JPEG pictures.
@@ -70,6 +72,8 @@ def write_coco(
         Processes.
     body_models : Path, optional
         The user's SMPL files; else the stand-in body.
+    yaw : float, optional
+        How far people turn away from the camera, standard deviation in degrees; default: any way.
     progress : callable, optional
         Called with pictures done and in all.
     """
@@ -77,7 +81,9 @@ def write_coco(
     for number, (split, count) in enumerate(people.items()):
         place = folder / split
         place.mkdir(parents=True, exist_ok=True)
-        jobs = [(str(place), seed, number * 1_000_000 + i, size, body_models) for i in range(count)]
+        jobs = [
+            (str(place), seed, number * 1_000_000 + i, size, body_models, yaw) for i in range(count)
+        ]
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for image, rows in _map(_coco_picture, jobs, workers):
@@ -108,10 +114,15 @@ def write_coco(
 
 
 def _coco_picture(
-    place: str, seed: int, number: int, size: tuple[int, int], body_models: Path | None
+    place: str,
+    seed: int,
+    number: int,
+    size: tuple[int, int],
+    body_models: Path | None,
+    yaw: float | None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Render one picture; its entry of ``images`` and its rows of ``annotations``."""
-    scene = sample_scene(seed, number, size, body_models)
+    scene = sample_scene(seed, number, size, body_models, yaw=yaw)
     identity = FIRST_PICTURE + number
     name = f"{identity:012d}.jpg"
     quality = 85 + number % 10
@@ -171,6 +182,7 @@ def write_pw3d(
     size: tuple[int, int] = (320, 240),
     workers: int = 1,
     body_models: Path | None = None,
+    yaw: float | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write a 3DPW release: Python 2 sequence pickles and JPEG frames.
@@ -187,7 +199,7 @@ def write_pw3d(
         Sequences per split: ``{"train": 24, "validation": 2, "test": 6}``.
     frames : int
         Frames of a sequence.
-    seed, size, workers, body_models, progress
+    seed, size, workers, body_models, yaw, progress
         As for :func:`write_coco`.
     """
     jobs = []
@@ -196,7 +208,7 @@ def write_pw3d(
         for i in range(count):
             name = f"synthetic_{split}_{i:02d}"
             identity = number * 10_000 + i
-            jobs.append((str(folder), split, name, identity, frames, seed, size, body_models))
+            jobs.append((str(folder), split, name, identity, frames, seed, size, body_models, yaw))
     for done, _ in enumerate(_map(_pw3d_sequence, jobs, workers), 1):
         if progress is not None:
             progress(done * frames, len(jobs) * frames)
@@ -211,16 +223,21 @@ def _pw3d_sequence(
     seed: int,
     size: tuple[int, int],
     body_models: Path | None,
+    yaw: float | None,
 ) -> None:
     """Move, film and write one sequence."""
     rng = np.random.default_rng([seed, 3, number])
     actors = 1 + int(rng.random() < 0.3)
     genders = [str(g) for g in rng.choice(["male", "female"], size=actors)]
-    bodies = [_act(gender, actor, frames, rng, body_models) for actor, gender in enumerate(genders)]
+    circle = float(rng.uniform(-np.pi, np.pi))  # where the camera stands
+    bodies = [
+        _act(gender, actor, frames, rng, body_models, circle + sample_yaw(rng, yaw))
+        for actor, gender in enumerate(genders)
+    ]
     width, height = size
     focal = rng.uniform(1.1, 1.6) * max(size)
     intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    cameras = _film(bodies, intrinsics, size, rng)
+    cameras = _film(bodies, intrinsics, size, rng, circle)
     colours = [dress(body_model(gender, body_models), rng) for gender in genders]
     backdrop = background((width * 2, height), rng)
     place = Path(folder) / "imageFiles" / name
@@ -247,13 +264,18 @@ def _pw3d_sequence(
 
 
 def _act(
-    gender: str, actor: int, frames: int, rng: np.random.Generator, folder: Path | None
+    gender: str,
+    actor: int,
+    frames: int,
+    rng: np.random.Generator,
+    folder: Path | None,
+    facing: float,
 ) -> dict[str, Float]:
     """One actor's SMPL parameters in a world frame, y up, feet on the ground."""
     model = body_model(gender, folder)
     betas = sample_betas(rng)
     body = poses.sample_motion(frames, rng)
-    turn = rng.uniform(-np.pi, np.pi) + np.cumsum(rng.normal(scale=0.01, size=frames)).cumsum() / 4
+    turn = facing + np.cumsum(rng.normal(scale=0.01, size=frames)).cumsum() / 4
     orient = np.zeros((frames, 3))
     orient[:, 1] = turn
     shapes = np.tile(betas, (frames, 1))
@@ -276,6 +298,7 @@ def _film(
     intrinsics: Float,
     size: tuple[int, int],
     rng: np.random.Generator,
+    circle: float,
 ) -> Float:
     """World-to-camera (N, 4, 4) of a camera that circles slowly and keeps people in view."""
     joints = np.concatenate([body["joints"] for body in bodies], axis=1)
@@ -286,7 +309,7 @@ def _film(
     target = np.stack([np.convolve(padded[:, k], window, mode="valid") for k in range(3)], axis=1)
     reach = np.linalg.norm(joints - target[:, None], axis=-1).max()
     distance = intrinsics[1, 1] * 2.1 * reach / (min(size) * rng.uniform(0.75, 0.95))
-    angle = rng.uniform(0, 2 * np.pi) + np.linspace(0, rng.normal(scale=0.35), frames)
+    angle = circle + np.linspace(-0.5, 0.5, frames) * rng.normal(scale=0.35)
     height = rng.uniform(-0.1, 0.5)
     offset = np.stack([np.sin(angle), np.full(frames, height / distance), np.cos(angle)], axis=1)
     centre = target + distance * offset
