@@ -21,14 +21,14 @@ def test_a_store_of_every_format_opens_and_is_sound(path: Path) -> None:
 
 
 def test_the_first_format_reads_as_it_was_written() -> None:
-    """Two sequences of the 3DPW fixture, written by version 0.1.0 (write.py beside the stores)."""
+    """Two synthetic 3DPW sequences, written by version 0.1.0 (write.py beside the stores)."""
     store = humandata.open(STORES / "format_1.zarr")
     assert store.attributes["format"] == 1
     assert store.dataset == "pw3d"
-    assert store.sequences["name"][:] == ["walk_00", "walk_01"]
-    assert store.images["path"][0] == "imageFiles/walk_00/image_00000.jpg"
+    assert store.sequences["name"][:] == ["synthetic_test_00", "synthetic_test_01"]
+    assert store.images["path"][0] == "imageFiles/synthetic_test_00/image_00000.jpg"
     assert store.convention("keypoints3d") == "smpl"
     np.testing.assert_allclose(
-        store.instances["keypoints3d"][0, 0], [-0.038302, -0.363791, 6.377313, 1], atol=1e-6
+        store.instances["keypoints3d"][0, 0], [0.026478, 0.033799, 4.669215, 1.0], atol=1e-6
     )
-    assert store.fingerprint.startswith("dcd314a3623031fe")
+    assert store.fingerprint.startswith("eb65b5799a1a9fae")
