@@ -96,8 +96,6 @@ def test_the_demo_runs_end_to_end_and_can_be_repeated(tmp_path: Path) -> None:
 
 def test_the_commands_of_the_readme_name_what_exists() -> None:
     assert marked_command("test").endswith(".venv/bin/python -m pytest")
-    assert "-c constraints.txt" in marked_command("test")
-    assert "-c constraints.txt" in marked_command("demo")
     extras = (ROOT / "setup.cfg").read_text().split("[options.extras_require]")[1]
     for extra in ("train", "test"):
         assert f"\n{extra} =" in extras

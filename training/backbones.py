@@ -83,7 +83,14 @@ def pool(features: Tensor, network: nn.Module) -> Tensor:
 
 
 def _create(name: str, pretrained: bool, image_size: int) -> nn.Module:
-    import timm
+    try:
+        import timm
+    except RuntimeError as error:
+        # torchvision, which timm imports, registers its operators with the torch it was built for.
+        raise HumandataError(
+            f"timm cannot be imported ({error}). Most often torchvision was built for another torch "
+            "than the one installed: pip install --upgrade torch torchvision"
+        ) from error
 
     if name.split(".")[0] not in set(timm.list_models()):
         near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:6]
