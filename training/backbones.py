@@ -88,8 +88,8 @@ def _create(name: str, pretrained: bool, image_size: int) -> nn.Module:
     except RuntimeError as error:
         # torchvision, which timm imports, registers its operators with the torch it was built for.
         raise HumandataError(
-            f"timm cannot be imported ({error}). Most often torchvision was built for another torch "
-            "than the one installed: pip install --upgrade torch torchvision"
+            f"timm cannot be imported ({error}). Most often torchvision was built for another "
+            "torch than the one installed: pip install --upgrade torch torchvision"
         ) from error
 
     if name.split(".")[0] not in set(timm.list_models()):
