@@ -19,7 +19,7 @@ from humandata.schema import row_ids
 
 OURS = """
 import json, sys, time
-import numpy as np, humandata
+import numpy as np, humandata, humandata.store
 start = time.perf_counter()
 store = humandata.open(sys.argv[1])
 for column in store.instances.values():
