@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from humandata.errors import DataError, HumandataError
+from humandata.errors import DataError
 from humandata.schema import FORMAT_VERSION, TABLES
 from humandata.zarr_files import Array, MappedArray, crc32c, is_group, read_metadata
 
@@ -286,15 +286,6 @@ def _root_attributes(path: Path) -> dict[str, Any]:
     if missing:
         raise DataError(path, expected="the tables " + ", ".join(TABLES), found=f"no {missing[0]}")
     return attributes
-
-
-def is_store(path: str | PathLike[str]) -> bool:
-    """Whether :func:`open` would succeed on the metadata of ``path``."""
-    try:
-        _root_attributes(Path(path))
-    except HumandataError:
-        return False
-    return True
 
 
 def file_bytes(path: Path) -> int:

@@ -30,7 +30,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from humandata import schema
 from humandata.columns import Columns, Part, Reject, write_part
 from humandata.errors import DataError, HumandataError
 from humandata.pictures import DamagedPicture, probe
@@ -484,8 +483,3 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def expected_rows(parts: Sequence[Part]) -> dict[str, int]:
-    """Rows of every table over all parts."""
-    return {table: sum(part.rows[table] for part in parts) for table in schema.TABLES}
