@@ -473,7 +473,14 @@ def _map(function: Callable[..., Any], jobs: list[tuple[Any, ...]], workers: int
             yield function(*job)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+    with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as executor:
         futures = [executor.submit(function, *job) for job in jobs]
         for future in futures:
             yield future.result()
+
+
+def _use_one_thread() -> None:
+    import cv2
+
+    # One process per core is enough; OpenCV would start as many threads in each.
+    cv2.setNumThreads(1)
