@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,17 +15,39 @@ import click
 )
 @click.argument("release", type=click.Choice(["coco", "pw3d"]))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--people", type=int, default=600, show_default=True, help="coco: training pictures.")
-@click.option("--val", type=int, default=0, show_default=True, help="coco: validation pictures.")
-@click.option("--train", type=int, default=24, show_default=True, help="pw3d: training sequences.")
-@click.option("--validation", type=int, default=0, help="pw3d: validation sequences.")
-@click.option("--test", type=int, default=6, show_default=True, help="pw3d: test sequences.")
-@click.option("--frames", type=int, default=48, show_default=True, help="pw3d: frames each.")
-@click.option("--width", type=int, default=320, show_default=True, help="Of the pictures.")
-@click.option("--height", type=int, default=240, show_default=True, help="Of the pictures.")
+@click.option(
+    "--people",
+    type=click.IntRange(0),
+    default=600,
+    show_default=True,
+    help="coco: training pictures.",
+)
+@click.option(
+    "--val", type=click.IntRange(0), default=0, show_default=True, help="coco: validation pictures."
+)
+@click.option(
+    "--train",
+    type=click.IntRange(0),
+    default=24,
+    show_default=True,
+    help="pw3d: training sequences.",
+)
+@click.option("--validation", type=click.IntRange(0), default=0, help="pw3d: validation sequences.")
+@click.option(
+    "--test", type=click.IntRange(0), default=6, show_default=True, help="pw3d: test sequences."
+)
+@click.option(
+    "--frames", type=click.IntRange(1), default=48, show_default=True, help="pw3d: frames each."
+)
+@click.option(
+    "--width", type=click.IntRange(1), default=320, show_default=True, help="Of the pictures."
+)
+@click.option(
+    "--height", type=click.IntRange(1), default=240, show_default=True, help="Of the pictures."
+)
 @click.option(
     "--yaw",
-    type=float,
+    type=click.FloatRange(0),
     metavar="DEGREES",
     help="How far people turn away from the camera (standard deviation); default: any direction.",
 )
@@ -34,6 +57,11 @@ import click
     "--body-models",
     type=click.Path(path_type=Path),
     help="Folder of your SMPL files; without it the stand-in body is used.",
+)
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path),
+    help="Folder for <split>.npz: exact bodies, joints and cameras, which a release does not hold.",
 )
 def synthesize(
     release: str,
@@ -50,6 +78,7 @@ def synthesize(
     seed: int,
     workers: int | None,
     body_models: Path | None,
+    truth: Path | None,
 ) -> None:
     """Write the raw release RELEASE of synthetic people into the new folder OUT.
 
@@ -70,18 +99,23 @@ def synthesize(
     def show(done: int, total: int) -> None:
         bars("pictures", done, total)
 
-    if release == "coco":
-        counts = {"train2017": people, "val2017": val}
-        synthetic_releases.write_coco(
-            out, {k: n for k, n in counts.items() if n}, seed=seed, size=size, workers=workers,
-            body_models=body_models, yaw=yaw, progress=show,
-        )  # fmt: skip
-    else:
-        counts = {"train": train, "validation": validation, "test": test}
-        synthetic_releases.write_pw3d(
-            out, {k: n for k, n in counts.items() if n}, frames=frames, seed=seed, size=size,
-            workers=workers, body_models=body_models, yaw=yaw, progress=show,
-        )  # fmt: skip
-    bars.close()
+    settings: dict[str, Any] = {
+        "seed": seed, "size": size, "workers": workers, "body_models": body_models,
+        "yaw": yaw, "truth": truth, "progress": show,
+    }  # fmt: skip
+    try:
+        if release == "coco":
+            counts = {"train2017": people, "val2017": val}
+            synthetic_releases.write_coco(
+                out, {split: n for split, n in counts.items() if n}, **settings
+            )
+        else:
+            counts = {"train": train, "validation": validation, "test": test}
+            synthetic_releases.write_pw3d(
+                out, {split: n for split, n in counts.items() if n}, frames=frames, **settings
+            )
+    finally:
+        bars.close()
     files = sum(1 for file in out.rglob("*.jpg"))
-    click.echo(f"{out}: a {release} release of {files:,} pictures, {body_model().title}")
+    body = body_model("neutral", body_models).title
+    click.echo(f"{out}: a {release} release of {files:,} pictures, {body}")

@@ -1,9 +1,8 @@
-"""Natural poses without motion capture: key poses of everyday actions, blended and varied.
+"""Natural poses and motions without motion capture: written postures, blended and varied.
 
-A key pose is written by hand as rotations per joint, in degrees about the axes of SMPL's rest pose
-(T-pose, y up, facing +z, left hand towards +x), applied from right to left: ``"x-30 z-70"`` lowers
-the left arm by 70 degrees (about z) and then swings it forward by 30 (about x). Sides are mirrored
-to double their number.
+The postures are in :mod:`humandata.keyposes`. Two of them are blended, arms and legs of different
+ones are combined, every joint is varied within what joints allow, sides are exchanged, and what
+would push a hand into the trunk is drawn again.
 """
 
 from __future__ import annotations
@@ -14,141 +13,95 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from humandata import keypoints
+from humandata import keypoints, keyposes
 from humandata.geometry import flip_pose
 from humandata.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
 
-_ARMS_DOWN = {"left_shoulder": "x-5 z-72", "right_shoulder": "x-5 z72",
-              "left_elbow": "y-15", "right_elbow": "y15"}  # fmt: skip
+KEY_POSES = {n: entry for family in keyposes.FAMILIES.values() for n, entry in family.items()}
+"""All written postures by name."""
+SHARES = {"standing": 0.46, "moving": 0.28, "low": 0.23, "ground": 0.03}
+"""How often each family is drawn."""
+MIXED_ARMS = 0.4
+"""Share of poses whose arms come from another posture than their legs."""
 
-KEY_POSES: dict[str, dict[str, str]] = {
-    "stand": {**_ARMS_DOWN, "left_hip": "z3", "right_hip": "z-3"},
-    "stand_relaxed": {**_ARMS_DOWN, "left_hip": "x-8 z6", "left_knee": "x14", "spine_1": "z-4",
-                      "spine_2": "z3", "head": "y15", "right_elbow": "y30"},
-    "arms_open": {"left_shoulder": "x-15 z-25", "right_shoulder": "x-15 z25",
-                  "left_elbow": "y-20", "right_elbow": "y20"},
-    "t_pose": {},
-    "walk_contact": {"left_hip": "x-26", "left_knee": "x6", "left_ankle": "x-6",
-                     "right_hip": "x18", "right_knee": "x14", "right_ankle": "x18",
-                     "left_shoulder": "x22 z-74", "right_shoulder": "x-24 z74",
-                     "left_elbow": "y-18", "right_elbow": "y30", "spine_2": "y8"},
-    "walk_passing": {"left_hip": "x2", "left_knee": "x4", "right_hip": "x-18", "right_knee": "x48",
-                     "left_shoulder": "x-2 z-74", "right_shoulder": "x2 z74",
-                     "left_elbow": "y-22", "right_elbow": "y22"},
-    "run": {"left_hip": "x-58", "left_knee": "x78", "right_hip": "x24", "right_knee": "x42",
-            "right_ankle": "x22", "spine_1": "x10", "spine_2": "x6 y10",
-            "left_shoulder": "x42 z-70", "right_shoulder": "x-40 z70",
-            "left_elbow": "y-85", "right_elbow": "y85"},
-    "arms_up": {"left_shoulder": "z62", "right_shoulder": "z-62", "left_collar": "z12",
-                "right_collar": "z-12", "left_elbow": "y-12", "right_elbow": "y12",
-                "neck": "x-10"},
-    "wave": {**_ARMS_DOWN, "left_shoulder": "x-10 z18", "left_elbow": "z62",
-             "head": "y10"},
-    "reach_forward": {"left_shoulder": "y-78 z-12", "right_shoulder": "y78 z12",
-                      "left_elbow": "y-12", "right_elbow": "y12", "spine_1": "x12",
-                      "spine_2": "x8"},
-    "reach_up": {**_ARMS_DOWN, "left_shoulder": "x-20 z66", "left_collar": "z14",
-                 "left_elbow": "y-8", "right_hip": "x8", "spine_2": "z-8", "neck": "x-16"},
-    "point": {**_ARMS_DOWN, "left_shoulder": "y-55 z-4", "left_elbow": "y-6", "head": "y20"},
-    "hands_on_hips": {"left_shoulder": "x18 z-48", "right_shoulder": "x18 z48",
-                      "left_elbow": "y-88 x-20", "right_elbow": "y88 x-20",
-                      "left_hip": "z7", "right_hip": "z-7"},
-    "arms_crossed": {"left_shoulder": "x-38 z-66", "right_shoulder": "x-38 z66",
-                     "left_elbow": "y-100", "right_elbow": "y100"},
-    "phone": {**_ARMS_DOWN, "right_shoulder": "x-22 z52", "right_elbow": "y132",
-              "head": "z-8 y-8", "neck": "x8"},
-    "drink": {**_ARMS_DOWN, "right_shoulder": "x-50 z48", "right_elbow": "y112", "neck": "x-12"},
-    "sit": {"left_hip": "x-84 z6", "right_hip": "x-84 z-6", "left_knee": "x84", "right_knee": "x84",
-            "spine_1": "x6", "left_shoulder": "x-32 z-64", "right_shoulder": "x-32 z64",
-            "left_elbow": "y-38", "right_elbow": "y38"},
-    "sit_crossed": {"left_hip": "x-88 z4", "left_knee": "x80", "right_hip": "x-98 z-2",
-                    "right_knee": "x62", "spine_1": "x-8", "spine_2": "x12",
-                    "left_shoulder": "x-28 z-60", "right_shoulder": "x-24 z64",
-                    "left_elbow": "y-62", "right_elbow": "y44"},
-    "squat": {"left_hip": "x-98 z16", "right_hip": "x-98 z-16", "left_knee": "x112",
-              "right_knee": "x112", "left_ankle": "x-22", "right_ankle": "x-22",
-              "spine_1": "x22", "spine_2": "x12", "left_shoulder": "y-66 z-12",
-              "right_shoulder": "y66 z12", "left_elbow": "y-18", "right_elbow": "y18"},
-    "half_squat": {"left_hip": "x-52 z10", "right_hip": "x-52 z-10", "left_knee": "x66",
-                   "right_knee": "x66", "left_ankle": "x-16", "right_ankle": "x-16",
-                   "spine_1": "x18", "left_shoulder": "x-40 z-62", "right_shoulder": "x-40 z62",
-                   "left_elbow": "y-60", "right_elbow": "y60"},
-    "kneel": {"left_hip": "x-86", "left_knee": "x88", "right_hip": "x4", "right_knee": "x92",
-              "right_ankle": "x26", "spine_1": "x8", **_ARMS_DOWN},
-    "lunge": {"left_hip": "x-66", "left_knee": "x74", "right_hip": "x28", "right_knee": "x18",
-              "right_ankle": "x-16", "spine_1": "x4", "left_shoulder": "x-24 z-52",
-              "right_shoulder": "x12 z52", "left_elbow": "y-30", "right_elbow": "y30"},
-    "bow": {"spine_1": "x34", "spine_2": "x22", "spine_3": "x14", "left_hip": "x-24",
-            "right_hip": "x-24", "neck": "x10", "left_shoulder": "x-52 z-72",
-            "right_shoulder": "x-52 z72", "left_elbow": "y-10", "right_elbow": "y10"},
-    "pick_up": {"spine_1": "x30", "spine_2": "x20", "left_hip": "x-64", "right_hip": "x-58",
-                "left_knee": "x62", "right_knee": "x66", "left_ankle": "x-18",
-                "right_ankle": "x-18", "left_shoulder": "x-72 z-66", "right_shoulder": "x-30 z66",
-                "left_elbow": "y-14", "right_elbow": "y30"},
-    "kick": {**_ARMS_DOWN, "left_hip": "x-72", "left_knee": "x16", "left_ankle": "x18",
-             "right_hip": "x6", "right_knee": "x10", "spine_1": "x-12",
-             "left_shoulder": "x26 z-46", "right_shoulder": "x-34 z40"},
-    "throw": {"right_shoulder": "y-22 z-14", "right_elbow": "z-86", "left_shoulder": "y-52 z-16",
-              "left_elbow": "y-24", "left_hip": "x-32", "left_knee": "x18", "right_hip": "x16",
-              "right_knee": "x12", "spine_2": "y-22", "spine_1": "x-6"},
-    "box": {"left_shoulder": "y-62 z-34", "right_shoulder": "y50 z52", "left_elbow": "y-64",
-            "right_elbow": "y118", "left_hip": "x-20", "left_knee": "x24", "right_hip": "x8",
-            "right_knee": "x26", "spine_2": "y-16"},
-    "jump": {"left_shoulder": "x-30 z46", "right_shoulder": "x-30 z-46", "left_hip": "x-34 z8",
-             "right_hip": "x-24 z-8", "left_knee": "x70", "right_knee": "x62",
-             "left_ankle": "x26", "right_ankle": "x26"},
-    "side_bend": {"spine_1": "z16", "spine_2": "z16", "spine_3": "z10", "left_shoulder": "z-84",
-                  "right_shoulder": "z-58", "right_elbow": "y16", "left_hip": "z8",
-                  "right_hip": "z-8"},
-    "one_leg": {"left_hip": "x-62 z14", "left_knee": "x96", "left_shoulder": "z-18",
-                "right_shoulder": "z18", "left_elbow": "y-10", "right_elbow": "y10"},
-    "climb": {"left_shoulder": "x-30 z58", "left_elbow": "y-46", "right_shoulder": "x-46 z24",
-              "right_elbow": "y72", "left_hip": "x-30", "left_knee": "x34",
-              "right_hip": "x-84 z-12", "right_knee": "x92", "neck": "x-14"},
-    "golf": {"spine_1": "x24", "spine_2": "x10 y-24", "left_hip": "x-26 z6",
-             "right_hip": "x-26 z-6", "left_knee": "x20", "right_knee": "x20",
-             "left_shoulder": "y-46 z-62",
-             "right_shoulder": "y40 z56", "left_elbow": "y-6", "right_elbow": "y20"},
-}  # fmt: skip
-"""Joint -> rotations; a joint that is not named stays as in the T-pose."""
-
-# Spread of a joint about its key pose, degrees (x, y, z); what is not listed gets the last.
+# Degrees about x, y, z that a joint of the left side may turn, axis-angle: a knee bends to +x, a
+# left elbow to -y, a hip forward to -x.
+_LIMITS = {
+    "pelvis": ((-95, 95), (-30, 30), (-65, 65)),
+    "hip": ((-130, 40), (-35, 95), (-28, 60)),
+    "knee": ((0, 140), (-6, 6), (-4, 4)),
+    "ankle": ((-30, 45), (-18, 18), (-18, 18)),
+    "foot": ((-12, 12), (-6, 6), (-6, 6)),
+    "spine": ((-14, 28), (-20, 20), (-18, 18)),
+    "neck": ((-28, 28), (-32, 32), (-18, 18)),
+    "head": ((-24, 24), (-36, 36), (-16, 16)),
+    "collar": ((-6, 6), (-16, 12), (-10, 28)),
+    "shoulder": ((-115, 105), (-100, 50), (-105, 72)),
+    "elbow": ((-20, 20), (-148, 0), (-5, 5)),
+    "wrist": ((-30, 30), (-22, 22), (-45, 45)),
+    "hand": ((-6, 6), (-10, 10), (-15, 15)),
+}
+# Standard deviation of a joint about its posture, degrees.
 _SPREAD = {
-    "hip": (8, 6, 5), "knee": (7, 1, 1), "ankle": (6, 3, 3), "foot": (3, 1, 1),
-    "spine": (5, 5, 4), "neck": (6, 9, 5), "head": (6, 9, 5), "collar": (2, 3, 3),
-    "shoulder": (11, 11, 10), "elbow": (4, 10, 5), "wrist": (9, 9, 9), "hand": (2, 2, 2),
+    "pelvis": (4, 0, 3), "hip": (6, 5, 4), "knee": (6, 1, 1), "ankle": (5, 3, 3),
+    "foot": (3, 1, 1), "spine": (3, 4, 3), "neck": (5, 7, 4), "head": (5, 8, 4),
+    "collar": (1, 3, 3), "shoulder": (10, 9, 9), "elbow": (4, 9, 1), "wrist": (8, 7, 12),
+    "hand": (1, 3, 4),
 }  # fmt: skip
+# The body as capsules: two joints, and the radius in metres into which no wrist or hand may come.
+_CAPSULES = (
+    (0, 3, 0.12), (3, 9, 0.13), (9, 12, 0.11), (12, 15, 0.08), (15, 15, 0.12),
+    (1, 4, 0.08), (2, 5, 0.08),
+)  # fmt: skip
+_HANDS = (20, 21, 22, 23)
+_SHANKS = (((4, 7), (5, 8)), ((5, 8), (4, 7)))
+_SHANK_RADIUS = 0.04
+_ROUNDS = 12
+
+
+def _kind(joint: str) -> str:
+    return joint.removeprefix("left_").removeprefix("right_").split("_")[0]
 
 
 @functools.cache
-def key_poses() -> Float:
-    """All key poses and their mirror images as axis-angle, radians, (P, 23, 3)."""
-    joints = keypoints.names("smpl")[1:]
-    poses = []
-    for entry in KEY_POSES.values():
-        pose = np.zeros((24, 3))
-        for joint, turns in entry.items():
-            pose[joints.index(joint) + 1] = _compose(turns)
-        poses += [pose, np.asarray(flip_pose(pose))]
-    return np.stack(poses)[:, 1:]
-
-
-def _compose(turns: str) -> Float:
-    matrix = np.eye(3)
-    for turn in turns.split():
-        angle = np.zeros(3)
-        angle["xyz".index(turn[0])] = np.deg2rad(float(turn[1:]))
-        matrix = matrix @ axis_angle_to_matrix(angle)
-    return np.asarray(matrix_to_axis_angle(matrix))
+def joint_limits() -> Float:
+    """Least and largest axis-angle component of the 24 joints, (24, 3, 2) radians."""
+    rows = []
+    for joint in keypoints.names("smpl"):
+        x, y, z = _LIMITS[_kind(joint)]
+        if joint.startswith("right"):
+            y, z = (-y[1], -y[0]), (-z[1], -z[0])
+        rows.append((x, y, z))
+    return np.deg2rad(np.array(rows, np.float64))
 
 
 @functools.cache
 def _spread() -> Float:
-    joints = keypoints.names("smpl")[1:]
-    kinds = [joint.removeprefix("left_").removeprefix("right_").split("_")[0] for joint in joints]
-    return np.deg2rad([_SPREAD[kind] for kind in kinds])
+    return np.deg2rad([_SPREAD[_kind(joint)] for joint in keypoints.names("smpl")])
+
+
+@functools.cache
+def key_poses() -> Float:
+    """Body poses of all postures, each followed by its mirror image, (P, 23, 3) radians."""
+    written = np.concatenate([keyposes.family(name) for name in keyposes.FAMILIES])
+    both = np.stack([written, np.asarray(flip_pose(written), np.float64)], axis=1)
+    return both.reshape(-1, 24, 3)[:, 1:]
+
+
+@functools.cache
+def _family(name: str) -> Float:
+    """The postures of a family and their mirror images, (P, 24, 3)."""
+    written = keyposes.family(name)
+    return np.concatenate([written, np.asarray(flip_pose(written), np.float64)])
+
+
+def within_limits(pose: Float) -> Float:
+    """Poses (..., 24, 3) with every component moved into `joint_limits`."""
+    limits = joint_limits()
+    return np.clip(pose, limits[..., 0], limits[..., 1])
 
 
 def blend(a: Float, b: Float, weight: Any) -> Float:
@@ -165,60 +118,143 @@ def blend(a: Float, b: Float, weight: Any) -> Float:
     return np.asarray(matrix_to_axis_angle(start @ axis_angle_to_matrix(step * weight)))
 
 
-def within_limits(pose: Float) -> Float:
-    """Bend knees and elbows the way they bend, and keep the rest below what joints allow.
-
-    A knee turns about +x, a left elbow about -y, a right one about +y; small overstretching stays.
-    """
-    joints = keypoints.names("smpl")[1:]
-    pose = pose.copy()
-    slack = np.deg2rad(3)
-    for side in ("left", "right"):
-        knee = joints.index(f"{side}_knee")
-        pose[..., knee, 0] = np.clip(pose[..., knee, 0], -slack, np.deg2rad(140))
-    low, high = -np.deg2rad(145), slack
-    left, right = joints.index("left_elbow"), joints.index("right_elbow")
-    pose[..., left, 1] = np.clip(pose[..., left, 1], low, high)
-    pose[..., right, 1] = np.clip(pose[..., right, 1], -high, -low)
-    return pose
-
-
 def sample_poses(count: int, rng: np.random.Generator) -> Float:
-    """Independent poses: two key poses blended, every joint varied.
+    """Independent natural body poses.
+
+    Parameters
+    ----------
+    count : int
+    rng : Generator
 
     Returns
     -------
     (count, 23, 3) float64
-        Body pose, axis-angle in radians.
+        SMPL's joints 1 to 23, axis-angle in radians.
     """
-    keys = key_poses()
-    a, b = (keys[rng.integers(len(keys), size=count)] for _ in range(2))
-    # Most poses stay near one action; half-way poses are the transitions between two.
-    mixed = blend(a, b, rng.beta(0.6, 1.8, size=(count, 1, 1)))
-    return within_limits(mixed + rng.normal(size=mixed.shape) * _spread())
+    return sample_postures(count, rng)[:, 1:]
 
 
-def sample_motion(frames: int, rng: np.random.Generator, hold: int = 16) -> Float:
-    """A smooth motion through key poses.
+def sample_postures(count: int, rng: np.random.Generator) -> Float:
+    """Independent natural poses with the tilt of the pelvis that belongs to them.
+
+    Returns
+    -------
+    (count, 24, 3) float64
+        Axis-angle in radians. The root is the tilt against a person who stands upright and faces
+        +z, y up; turn it by the heading, then into the camera, to get SMPL's global orientation.
+    """
+    poses = _draw(count, rng)
+    for _ in range(_ROUNDS):
+        again = np.flatnonzero(penetrates(poses))
+        if not len(again):
+            break
+        poses[again] = _draw(len(again), rng)
+    return poses
+
+
+def _draw(count: int, rng: np.random.Generator) -> Float:
+    poses = np.empty((count, 24, 3))
+    families = list(SHARES)
+    chosen = rng.choice(len(families), size=count, p=list(SHARES.values()))
+    for number, name in enumerate(families):
+        rows = np.flatnonzero(chosen == number)
+        keys = _family(name)
+        a, b = (keys[rng.integers(len(keys), size=len(rows))] for _ in range(2))
+        # Most poses stay near one posture; half-way ones are the transitions between two.
+        poses[rows] = blend(a, b, rng.beta(0.5, 1.6, size=(len(rows), 1, 1)))
+    arms = np.flatnonzero((rng.random(count) < MIXED_ARMS) & (chosen != families.index("ground")))
+    donors = _family("standing")[rng.integers(len(_family("standing")), size=len(arms))]
+    poses[arms, 13:15], poses[arms, 16:] = donors[:, 13:15], donors[:, 16:]
+    return _vary(poses, rng)
+
+
+def _vary(poses: Float, rng: np.random.Generator, scale: float = 1.0) -> Float:
+    return within_limits(poses + scale * rng.normal(size=poses.shape) * _spread())
+
+
+def sample_motion(frames: int, rng: np.random.Generator, fps: float = 30.0) -> Float:
+    """Body poses (frames, 23, 3) of a smooth motion, without the tilt of `sample_performance`."""
+    return sample_performance(frames, rng, fps)[:, 1:]
+
+
+def sample_performance(frames: int, rng: np.random.Generator, fps: float = 30.0) -> Float:
+    """A smooth motion: a walk or a run, or one posture after another.
 
     Parameters
     ----------
     frames : int
     rng : Generator
-    hold : int
-        Frames from one key pose to the next, about.
+    fps : float
+        Frames a second.
 
     Returns
     -------
-    (frames, 23, 3) float64
+    (frames, 24, 3) float64
+        As from `sample_postures`, on the spot: the body does not travel.
     """
-    keys = key_poses()
-    stops = frames // hold + 2
-    chosen = keys[rng.integers(len(keys), size=stops)]
-    chosen = within_limits(chosen + rng.normal(size=chosen.shape) * _spread())
-    at = np.linspace(0, max(stops - 1 - 1e-9, 0), frames) + rng.uniform(0, 1e-6)
-    at = np.clip(at, 0, stops - 1 - 1e-9)
-    place = at.astype(int)
-    # Slow at the key poses, fast between them, as people move.
-    eased = 0.5 - 0.5 * np.cos(np.pi * (at - place))
-    return within_limits(blend(chosen[place], chosen[place + 1], eased[:, None, None]))
+    seconds = frames / fps
+    if rng.random() < 0.35:
+        stops, pace = _gait(seconds, rng)
+    else:
+        pace = rng.uniform(0.45, 0.9)
+        stops = sample_postures(int(seconds / pace) + 3, rng)
+    at = rng.uniform(0, 0.9) + np.arange(frames) / fps / pace
+    place = np.minimum(at.astype(int), len(stops) - 2)
+    # Slow at the postures, fast between them, as people move.
+    eased = 0.5 - 0.5 * np.cos(np.pi * np.clip(at - place, 0, 1))
+    return within_limits(blend(stops[place], stops[place + 1], eased[:, None, None]))
+
+
+def _gait(seconds: float, rng: np.random.Generator) -> tuple[Float, float]:
+    """Postures of a walk or run, step after step, and the seconds between them."""
+    running = rng.random() < 0.35
+    names = ("run_contact", "run_passing") if running else ("walk_contact", "walk_passing")
+    half = np.stack([keyposes.posture(keyposes.MOVING[name]) for name in names])
+    # One person keeps one manner of walking, and no step is quite like another.
+    half = _vary(half, rng, 0.5)
+    cycle = np.concatenate([half, np.asarray(flip_pose(half), np.float64)])
+    pace = rng.uniform(0.16, 0.2) if running else rng.uniform(0.24, 0.32)
+    start, count = int(rng.integers(4)), int(seconds / pace) + 3
+    stops = cycle[(start + np.arange(count)) % 4]
+    return _vary(stops, rng, 0.25), float(pace)
+
+
+def penetrates(poses: Float) -> Bool:
+    """Which poses (N, 24, 3) put a hand into the body or one leg into the other, roughly.
+
+    Compares joints of a mean body with capsules around its bones.
+    """
+    joints = _skeleton(poses)
+    bad = np.zeros(len(poses), bool)
+    for first, last, radius in _CAPSULES:
+        for hand in _HANDS:
+            bad |= _distance(joints[:, hand], joints[:, first], joints[:, last]) < radius
+    for own, (knee, ankle) in _SHANKS:
+        for joint in own:
+            away = _distance(joints[:, joint], joints[:, knee], joints[:, ankle])
+            bad |= away < _SHANK_RADIUS
+    return bad
+
+
+def _distance(point: Float, start: Float, end: Float) -> Float:
+    """Distance of points (N, 3) from segments."""
+    along = end - start
+    length = np.maximum((along * along).sum(axis=1), 1e-12)
+    share = np.clip(((point - start) * along).sum(axis=1) / length, 0, 1)
+    distance: Float = np.linalg.norm(point - start - share[:, None] * along, axis=1)
+    return distance
+
+
+def _skeleton(poses: Float) -> Float:
+    from humandata.bodymodel import forward_joints
+
+    zeros = np.zeros((1, 10))
+    return np.asarray(forward_joints(_body(), poses[:, 0], poses[:, 1:], zeros), np.float64)
+
+
+@functools.cache
+def _body() -> Any:
+    # Always the stand-in: poses must not depend on which body files a user has.
+    from humandata.bodymodel import standin
+
+    return standin("neutral")

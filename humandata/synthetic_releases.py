@@ -3,6 +3,9 @@
 They are read by the same converters as the real ones. Pictures are rendered by
 :mod:`humandata.synthetic`; annotations are its ground truth, written the way each release writes
 it. The result depends on the seed only, not on the number of processes.
+
+What the annotations do not say (whole bodies, exact joints) can be kept beside a release as
+``truth/<split>.npz``, for tests and for measuring a fit.
 """
 
 from __future__ import annotations
@@ -18,29 +21,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humandata import keypoints, pickle2, poses
-from humandata.bodymodel import body_model
-from humandata.geometry import project
+from humandata.bodymodel import BodyModel, body_model
+from humandata.clothing import dress
+from humandata.geometry import project, smpl_to_camera
 from humandata.pictures import encode_jpeg
 from humandata.posing import forward, rest_pelvis
 from humandata.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from humandata.synthetic import (
+    Person,
     Scene,
-    background,
-    dress,
+    look_at,
     pose_person,
     render,
     sample_betas,
+    sample_heading,
+    sample_intrinsics,
     sample_scene,
-    sample_yaw,
+    sample_stage,
 )
 
 Float = NDArray[np.float64]
 Progress = Callable[[int, int], None]
+Truth = dict[str, NDArray[Any]]
 
 COCO_SKELETON = [
     [16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9],
     [8, 10], [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7],
 ]  # fmt: skip
+UNLABELLED, CROWD = 23, 37
+"""Of so many pictures, one shows a person nobody labelled, one has a region marked as a crowd."""
 COCO_JOINTS = [name.removesuffix("_extra") for name in keypoints.names("coco")]
 FIRST_PICTURE = 900_000
 """Picture ids that no picture of the real COCO carries in our splits' order."""
@@ -55,6 +64,7 @@ def write_coco(
     workers: int = 1,
     body_models: Path | None = None,
     yaw: float | None = None,
+    truth: Path | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write a COCO keypoint release: ``annotations/*.json`` and JPEG pictures.
@@ -74,6 +84,9 @@ def write_coco(
         The user's SMPL files; else the stand-in body.
     yaw : float, optional
         How far people turn away from the camera, standard deviation in degrees; default: any way.
+    truth : Path, optional
+        Folder for ``<split>.npz``: bodies, exact joints and cameras, a row per annotation that has
+        one, named by ``annotation`` or by ``sequence``, ``actor`` and ``frame``.
     progress : callable, optional
         Called with pictures done and in all.
     """
@@ -86,10 +99,14 @@ def write_coco(
         ]
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for image, rows in _map(_coco_picture, jobs, workers):
+        bodies: list[Truth] = []
+        for image, rows, known in _map(_coco_picture, jobs, workers):
             images.append(image)
-            for row in rows:
-                annotations.append(row | {"id": 2_000_000 + number * 500_000 + len(annotations)})
+            for row, body in zip(rows, known, strict=True):
+                identity = 2_000_000 + number * 500_000 + len(annotations)
+                annotations.append(row | {"id": identity})
+                if body is not None:
+                    bodies.append({"annotation": np.array(identity), **body})
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -97,7 +114,8 @@ def write_coco(
             "info": {"description": "Synthetic people in COCO's format", "year": 2017},
             "licenses": [{"id": 1, "name": "CC0", "url": ""}],
             "images": images,
-            "annotations": annotations,
+            # The official files do not keep the persons of a picture together either.
+            "annotations": sorted(annotations, key=lambda row: (row["id"] * 7919) % 10_007),
             "categories": [
                 {
                     "supercategory": "person",
@@ -111,6 +129,7 @@ def write_coco(
         file = folder / "annotations" / f"person_keypoints_{split}.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(content), encoding="utf-8")
+        _save(truth, split, bodies)
 
 
 def _coco_picture(
@@ -120,12 +139,12 @@ def _coco_picture(
     size: tuple[int, int],
     body_models: Path | None,
     yaw: float | None,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Render one picture; its entry of ``images`` and its rows of ``annotations``."""
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Truth | None]]:
+    """Render one picture; its entry of ``images``, its rows of ``annotations``, and their truth."""
     scene = sample_scene(seed, number, size, body_models, yaw=yaw)
     identity = FIRST_PICTURE + number
     name = f"{identity:012d}.jpg"
-    quality = 85 + number % 10
+    quality = int(np.random.default_rng([seed, number, 1]).integers(85, 96))
     (Path(place) / name).write_bytes(encode_jpeg(scene.picture, quality))
     image = {
         "license": 1,
@@ -135,8 +154,19 @@ def _coco_picture(
         "date_captured": "2017-01-01 00:00:00",
         "id": identity,
     }
-    rows = [_coco_annotation(scene, person, identity) for person in range(len(scene.people))]
-    return image, [row for row in rows if row is not None]
+    rows: list[dict[str, Any]] = []
+    known: list[Truth | None] = []
+    for person in range(len(scene.people)):
+        row = _coco_annotation(scene, person, identity)
+        if row is not None:
+            rows.append(row)
+            known.append(_truth(scene, person))
+    if number % UNLABELLED == UNLABELLED - 1 and rows:
+        rows[-1] |= {"keypoints": [0] * 51, "num_keypoints": 0}
+    if number % CROWD == CROWD - 1:
+        rows.append(_crowd(identity, size))
+        known.append(None)
+    return image, rows, known
 
 
 def _coco_annotation(scene: Scene, person: int, image_id: int) -> dict[str, Any] | None:
@@ -149,26 +179,44 @@ def _coco_annotation(scene: Scene, person: int, image_id: int) -> dict[str, Any]
     pixels = project(scene.people[person].joints, scene.intrinsics)
     points, _ = keypoints.convert(pixels, "smpl_54", "coco")
     labels = np.zeros((17, 3), np.int64)
-    labels[:, 2] = keypoints.convert(
-        scene.visible(person)[:, None].astype(np.float64), "smpl_54", "coco"
-    )[0][:, 0]
-    seen = labels[:, 2] > 0
-    labels[seen, :2] = points[seen].astype(np.int64)
-    rows, columns = np.nonzero(mask)
-    left, top = int(columns.min()), int(rows.min())
+    seen = scene.visible(person)[:, None].astype(np.float64)
+    labels[:, 2] = keypoints.convert(seen, "smpl_54", "coco")[0][:, 0]
     # A person of a handful of pixels is boxed, but nobody would label its joints.
     if mask.sum() < 100:
         labels[:] = 0
+    there = labels[:, 2] > 0
+    labels[there, :2] = np.floor(points[there] + 0.5).astype(np.int64)
+    rows, columns = np.nonzero(mask)
+    left, top = int(columns.min()), int(rows.min())
     whole = mask.astype(np.uint8)
     outlines, _ = cv2.findContours(whole, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return {
         "segmentation": [o.ravel().astype(float).tolist() for o in outlines if len(o) > 2],
-        "num_keypoints": int((labels[:, 2] > 0).sum()),
+        "num_keypoints": int(there.sum()),
         "area": float(mask.sum()),
         "iscrowd": 0,
         "keypoints": labels.ravel().tolist(),
         "image_id": image_id,
         "bbox": [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1],
+        "category_id": 1,
+    }
+
+
+def _crowd(image_id: int, size: tuple[int, int]) -> dict[str, Any]:
+    """A region of the picture marked as a crowd: run lengths down the columns, no joints."""
+    width, height = size
+    w, h = max(width // 8, 1), max(height // 10, 1)
+    # Empty pixels first, then full and empty ones by turns, column after column.
+    counts = [0, *([h, height - h] * w)]
+    counts[-1] += (width - w) * height
+    return {
+        "segmentation": {"counts": counts, "size": [height, width]},
+        "num_keypoints": 0,
+        "area": float(w * h),
+        "iscrowd": 1,
+        "keypoints": [0] * 51,
+        "image_id": image_id,
+        "bbox": [0, 0, w, h],
         "category_id": 1,
     }
 
@@ -183,6 +231,7 @@ def write_pw3d(
     workers: int = 1,
     body_models: Path | None = None,
     yaw: float | None = None,
+    truth: Path | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write a 3DPW release: Python 2 sequence pickles and JPEG frames.
@@ -199,19 +248,25 @@ def write_pw3d(
         Sequences per split: ``{"train": 24, "validation": 2, "test": 6}``.
     frames : int
         Frames of a sequence.
-    seed, size, workers, body_models, yaw, progress
+    seed, size, workers, body_models, yaw, truth, progress
         As for :func:`write_coco`.
     """
-    jobs = []
+    jobs, splits = [], []
     for number, (split, count) in enumerate(sequences.items()):
         (folder / "sequenceFiles" / split).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             name = f"synthetic_{split}_{i:02d}"
             identity = number * 10_000 + i
-            jobs.append((str(folder), split, name, identity, frames, seed, size, body_models, yaw))
-    for done, _ in enumerate(_map(_pw3d_sequence, jobs, workers), 1):
+            job = (str(folder), split, name, identity, frames, seed, size, body_models, yaw)
+            jobs.append(job)
+            splits.append(split)
+    known: dict[str, list[Truth]] = {split: [] for split in sequences}
+    for done, rows in enumerate(_map(_pw3d_sequence, jobs, workers), 1):
+        known[splits[done - 1]] += rows
         if progress is not None:
             progress(done * frames, len(jobs) * frames)
+    for split, bodies in known.items():
+        _save(truth, split, bodies)
 
 
 def _pw3d_sequence(
@@ -224,68 +279,59 @@ def _pw3d_sequence(
     size: tuple[int, int],
     body_models: Path | None,
     yaw: float | None,
-) -> None:
-    """Move, film and write one sequence."""
+) -> list[Truth]:
+    """Move, film and write one sequence; its truth, actors inner, frames outer."""
     rng = np.random.default_rng([seed, 3, number])
-    actors = 1 + int(rng.random() < 0.3)
-    genders = [str(g) for g in rng.choice(["male", "female"], size=actors)]
-    circle = float(rng.uniform(-np.pi, np.pi))  # where the camera stands
+    genders = [str(g) for g in rng.choice(["male", "female"], size=1 + int(rng.random() < 0.3))]
+    models = [body_model(gender, body_models) for gender in genders]
+    # Without a yaw everybody faces another way; with one, all face the side the camera is on.
+    ahead = rng.uniform(-np.pi, np.pi)
+    headings = [ahead if yaw is not None else rng.uniform(-np.pi, np.pi) for _ in models]
     bodies = [
-        _act(gender, actor, frames, rng, body_models, circle + sample_yaw(rng, yaw))
-        for actor, gender in enumerate(genders)
+        _act(model, frames, rng, heading) for model, heading in zip(models, headings, strict=True)
     ]
-    width, height = size
-    focal = rng.uniform(1.1, 1.6) * max(size)
-    intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    cameras = _film(bodies, intrinsics, size, rng, circle)
-    colours = [dress(body_model(gender, body_models), rng) for gender in genders]
-    backdrop = background((width * 2, height), rng)
+    _keep_apart(bodies, rng)
+    intrinsics = sample_intrinsics(size, rng)
+    cameras = _film(bodies, intrinsics, size, rng, yaw)
+    colours = [dress(model, rng) for model in models]
+    turns, moves = cameras[:, :3, :3], cameras[:, :3, 3]
+    eyes = -np.einsum("nji,nj->ni", turns, moves)
+    stage = sample_stage(np.concatenate([b["joints"].reshape(-1, 3) for b in bodies] + [eyes]), rng)
     place = Path(folder) / "imageFiles" / name
     place.mkdir(parents=True, exist_ok=True)
-    detections = np.zeros((actors, frames, 3, 18))
-    faces = body_model("neutral", body_models).faces
-    for frame in range(frames):
+    detections = np.zeros((len(bodies), frames, 3, 18))
+    known: list[Truth] = []
+    for frame, camera in enumerate(cameras):
         people = [
-            pose_person(body_model(g, body_models), *_in_camera(b, frame, cameras[frame]))
-            for g, b in zip(genders, bodies, strict=True)
+            _in_camera(model, body, frame, camera)
+            for model, body in zip(models, bodies, strict=True)
         ]
-        # The camera turns, so the backdrop slides.
-        start = int(width / 2 * (1 + np.sin(frame / max(frames, 1))) / 2)
-        view = np.ascontiguousarray(backdrop[:, start : start + width])
-        scene = render(people, colours, intrinsics, view, rng, faces)
+        scene = render(people, colours, stage, intrinsics, camera, size, rng, models[0].faces)
         (place / f"image_{frame:05d}.jpg").write_bytes(encode_jpeg(scene.picture, 90))
-        for actor in range(actors):
+        for actor in range(len(bodies)):
             detections[actor, frame] = _detect(scene, actor, rng)
-    valid = np.ones((actors, frames), np.uint8)
-    valid[:, rng.random(frames) < 0.03] = 0
-    data = _pw3d_record(name, genders, bodies, detections, valid, cameras, intrinsics)
+            row = {"sequence": np.array(name), "actor": np.array(actor), "frame": np.array(frame)}
+            known.append(row | _truth(scene, actor))
+    valid = (rng.random((len(bodies), frames)) >= 0.03).astype(np.uint8)
+    data = _pw3d_record(name, models, bodies, detections, valid, cameras, intrinsics)
     file = Path(folder) / "sequenceFiles" / split / f"{name}.pkl"
     file.write_bytes(pickle2.dumps(data))
+    return known
 
 
-def _act(
-    gender: str,
-    actor: int,
-    frames: int,
-    rng: np.random.Generator,
-    folder: Path | None,
-    facing: float,
-) -> dict[str, Float]:
-    """One actor's SMPL parameters in a world frame, y up, feet on the ground."""
-    model = body_model(gender, folder)
+def _act(model: BodyModel, frames: int, rng: np.random.Generator, ahead: float) -> dict[str, Float]:
+    """One actor's SMPL parameters in a world frame, y up, feet on the ground, facing ``ahead``."""
     betas = sample_betas(rng)
-    body = poses.sample_motion(frames, rng)
-    turn = facing + np.cumsum(rng.normal(scale=0.01, size=frames)).cumsum() / 4
-    orient = np.zeros((frames, 3))
-    orient[:, 1] = turn
-    shapes = np.tile(betas, (frames, 1))
-    vertices, joints = forward(model, orient, body, shapes)
-    transl = np.zeros((frames, 3))
+    motion = poses.sample_performance(frames, rng)
+    heading = np.zeros((frames, 3))
+    heading[:, 1] = ahead + np.linspace(0, rng.normal(scale=0.4), frames)
+    turn = axis_angle_to_matrix(heading) @ axis_angle_to_matrix(motion[:, 0])
+    orient = np.asarray(matrix_to_axis_angle(turn), np.float64)
+    vertices, joints = forward(model, orient, motion[:, 1:], np.tile(betas, (frames, 1)))
+    transl = _travel(np.asarray(joints, np.float64))
     transl[:, 1] = -vertices[..., 1].min(axis=1)
-    sway = np.cumsum(rng.normal(scale=0.004, size=(frames, 2)), axis=0)
-    transl[:, ::2] = sway + np.array([0.9 * actor, 0.25 * actor])
     return {
-        "pose": np.concatenate([orient[:, None], body], axis=1),
+        "pose": np.concatenate([orient[:, None], motion[:, 1:]], axis=1),
         "betas": betas,
         "trans": transl,
         "joints": np.asarray(joints) + transl[:, None],
@@ -293,46 +339,77 @@ def _act(
     }
 
 
+def _travel(joints: Float) -> Float:
+    """Translation (N, 3), level, that keeps the foot on which a body stands where it is."""
+    feet = joints[:, [10, 11]]
+    # The lower foot bears the weight; both do where they are equally low.
+    load = np.exp(-(feet[..., 1] - feet[..., 1].min(axis=1, keepdims=True)) / 0.012)
+    load /= load.sum(axis=1, keepdims=True)
+    step = np.diff(feet, axis=0)
+    moved = -(step * (load[1:] + load[:-1])[..., None] / 2).sum(axis=1)
+    travel = np.concatenate([np.zeros((1, 3)), np.cumsum(moved, axis=0)])
+    travel[:, 1] = 0
+    return np.asarray(travel - travel.mean(axis=0), np.float64)
+
+
+def _keep_apart(bodies: list[dict[str, Float]], rng: np.random.Generator) -> None:
+    """Move the second actor sideways until the two never come nearer than arm's length."""
+    if len(bodies) < 2:
+        return
+    angle = rng.uniform(0, 2 * np.pi)
+    step = 0.1 * np.array([np.sin(angle), 0.0, np.cos(angle)])
+    first, second = (body["joints"][:, 0] for body in bodies)
+    level = np.array([1.0, 0, 1])
+    shift = 6 * step
+    while np.linalg.norm((second + shift - first) * level, axis=1).min() < 0.75:
+        shift = shift + step
+    bodies[1]["trans"] = bodies[1]["trans"] + shift
+    bodies[1]["joints"] = bodies[1]["joints"] + shift
+
+
 def _film(
     bodies: list[dict[str, Float]],
     intrinsics: Float,
     size: tuple[int, int],
     rng: np.random.Generator,
-    circle: float,
+    yaw: float | None,
 ) -> Float:
     """World-to-camera (N, 4, 4) of a camera that circles slowly and keeps people in view."""
     joints = np.concatenate([body["joints"] for body in bodies], axis=1)
     frames = len(joints)
-    target = joints.mean(axis=1)
-    window = np.ones(9) / 9
-    padded = np.pad(target, ((4, 4), (0, 0)), mode="edge")
-    target = np.stack([np.convolve(padded[:, k], window, mode="valid") for k in range(3)], axis=1)
-    reach = np.linalg.norm(joints - target[:, None], axis=-1).max()
-    distance = intrinsics[1, 1] * 2.1 * reach / (min(size) * rng.uniform(0.75, 0.95))
-    angle = circle + np.linspace(-0.5, 0.5, frames) * rng.normal(scale=0.35)
-    height = rng.uniform(-0.1, 0.5)
-    offset = np.stack([np.sin(angle), np.full(frames, height / distance), np.cos(angle)], axis=1)
-    centre = target + distance * offset
-    forward_axis = target - centre
-    forward_axis /= np.linalg.norm(forward_axis, axis=1, keepdims=True)
-    right = np.cross(forward_axis, [0.0, 1.0, 0.0])
-    right /= np.linalg.norm(right, axis=1, keepdims=True)
-    down = np.cross(forward_axis, right)
-    matrices = np.tile(np.eye(4), (frames, 1, 1))
-    matrices[:, :3, :3] = np.stack([right, down, forward_axis], axis=1)
-    matrices[:, :3, 3] = -np.einsum("nij,nj->ni", matrices[:, :3, :3], centre)
-    return matrices
+    target = _smooth((joints.min(axis=1) + joints.max(axis=1)) / 2)
+    reach = np.abs(joints - target[:, None]).max(axis=(0, 1))
+    # Half the extent to each side, and room for head and hands, which reach beyond the joints.
+    across = float(np.hypot(reach[0], reach[2]))
+    wide, tall = (across + 0.15) / (size[0] / 2), (reach[1] + 0.2) / (size[1] / 2)
+    distance = intrinsics[1, 1] * max(wide, tall) / rng.uniform(0.85, 1.05) + across / 2
+    ahead = axis_angle_to_matrix(bodies[0]["pose"][0, 0])[:, 2]
+    angle = np.arctan2(ahead[0], ahead[2]) + sample_heading(rng, yaw)
+    angle = angle + np.linspace(0, rng.normal(scale=0.35), frames)
+    sway = _smooth(np.cumsum(rng.normal(scale=0.006, size=(frames, 3)), axis=0))
+    offset = np.stack([np.sin(angle), np.zeros(frames), np.cos(angle)], axis=1) * distance
+    offset[:, 1] = np.clip(rng.normal(0.3, 0.4), -0.45, 1.2)
+    middle = np.array(size) / 2
+    cameras = [
+        look_at(eye, point, middle, intrinsics)
+        for eye, point in zip(target + offset + sway, target, strict=True)
+    ]
+    return np.stack(cameras)
 
 
-def _in_camera(
-    body: dict[str, Float], frame: int, camera: Float
-) -> tuple[Float, Float, Float, Float]:
-    """Root rotation, body pose, betas, translation of one frame in the camera frame."""
-    root = camera[:3, :3] @ axis_angle_to_matrix(body["pose"][frame, 0])
-    pelvis = body["pelvis"]
-    transl = camera[:3, :3] @ (pelvis + body["trans"][frame]) + camera[:3, 3] - pelvis
-    orient = np.asarray(matrix_to_axis_angle(root), np.float64)
-    return orient, body["pose"][frame, 1:], body["betas"], transl
+def _smooth(track: Float, width: int = 15) -> Float:
+    """Moving average over time of (N, 3), as long as the track."""
+    half = width // 2
+    padded = np.pad(track, ((half, half), (0, 0)), mode="edge")
+    window = np.ones(width) / width
+    return np.stack([np.convolve(padded[:, k], window, mode="valid") for k in range(3)], axis=1)
+
+
+def _in_camera(model: BodyModel, body: dict[str, Float], frame: int, camera: Float) -> Person:
+    root, trans = body["pose"][frame, 0], body["trans"][frame]
+    orient, transl = smpl_to_camera(root, trans, body["pelvis"], camera)
+    pose = body["pose"][frame, 1:]
+    return pose_person(model, np.asarray(orient), pose, body["betas"], np.asarray(transl))
 
 
 def _detect(scene: Scene, person: int, rng: np.random.Generator) -> Float:
@@ -354,7 +431,7 @@ def _detect(scene: Scene, person: int, rng: np.random.Generator) -> Float:
 
 def _pw3d_record(
     name: str,
-    genders: list[str],
+    models: list[BodyModel],
     bodies: list[dict[str, Float]],
     detections: Float,
     valid: NDArray[np.uint8],
@@ -373,7 +450,8 @@ def _pw3d_record(
         "poses_60Hz": [body["pose"].reshape(frames, 72)[twice] for body in bodies],
         "trans_60Hz": [body["trans"][twice] for body in bodies],
         "betas_clothed": [body["betas"] for body in bodies],
-        "genders": [gender[0] for gender in genders],
+        "v_template_clothed": [np.asarray(model.v_template, np.float64) for model in models],
+        "genders": [model.gender[0] for model in models],
         "texture_maps": [],
         "poses2d": list(detections),
         "jointPositions": [body["joints"].reshape(frames, 72) for body in bodies],
@@ -383,6 +461,30 @@ def _pw3d_record(
     }
 
 
+def _truth(scene: Scene, person: int) -> Truth:
+    """What is exactly known of one person of a picture, in the camera frame."""
+    body = scene.people[person]
+    return {
+        "gender": np.array(body.gender),
+        "global_orient": body.global_orient,
+        "body_pose": body.body_pose,
+        "betas": body.betas,
+        "transl": body.transl,
+        "joints": body.joints,
+        "visible": scene.visible(person),
+        "intrinsics": scene.intrinsics,
+        "extrinsics": scene.extrinsics,
+    }
+
+
+def _save(folder: Path | None, split: str, rows: list[Truth]) -> None:
+    if folder is None or not rows:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    np.savez_compressed(folder / f"{split}.npz", **columns)
+
+
 def _map(function: Callable[..., Any], jobs: list[tuple[Any, ...]], workers: int) -> Iterator[Any]:
     """Results in the order of the jobs, made here or by spawned processes."""
     if workers <= 1 or len(jobs) <= 1:
@@ -390,7 +492,14 @@ def _map(function: Callable[..., Any], jobs: list[tuple[Any, ...]], workers: int
             yield function(*job)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+    with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as executor:
         futures = [executor.submit(function, *job) for job in jobs]
         for future in futures:
             yield future.result()
+
+
+def _use_one_thread() -> None:
+    import cv2
+
+    # One process per core is enough; OpenCV would start as many threads in each.
+    cv2.setNumThreads(1)
