@@ -243,11 +243,15 @@ def convert(
         ) from error
     finally:
         writer.close()
+    return _report(done, store, started, resumed)
+
+
+def _report(done: humandata.Store, store: Path, started: float, resumed: bool) -> Report:
     counts = done.attributes["counts"]
     rejects = store.with_name(store.name + REJECTS)
     return Report(
-        dataset=dataset,
-        split=split,
+        dataset=done.dataset,
+        split=done.split,
         store=str(store),
         images=counts["images"],
         instances=counts["written"],
