@@ -25,6 +25,7 @@ import pkgutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -237,8 +238,8 @@ def convert(
     except OSError as error:
         # Everything journaled stays valid; only the piece under way is lost.
         raise HumandataError(
-            f"{error.strerror or error} while writing {error.filename or writer.partial}. "
-            f"What is finished is kept in {writer.partial}: free some space (or give leave to "
+            f"{error.strerror or error}: {error.filename or writer.partial}. What is finished is "
+            f"kept in {writer.partial}: put that right (space on the disk, leave to read or "
             "write), run the same command again, and it resumes"
         ) from error
     finally:
@@ -304,9 +305,10 @@ def _forget_changed_inputs(writer: StoreWriter, units: list[Unit]) -> None:
     for number, unit in enumerate(units):
         done = writer.finished.get(f"unit {number}")
         if done is not None and done.get("stamp") != _stamp(unit):
-            del writer.finished[f"unit {number}"]
-            for piece in [p for p, line in writer.finished.items() if p.startswith("pack ")]:
-                del writer.finished[piece]
+            # Packs first: were the unit forgotten alone, a crash in between would leave its packs.
+            for piece in [p for p in writer.finished if p.startswith("pack ")]:
+                writer.forget(piece)
+            writer.forget(f"unit {number}")
 
 
 def _read_units(
@@ -493,4 +495,11 @@ class _Pool:
             self._executor.submit(function, *arguments): number for number, arguments in jobs
         }
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                raise HumandataError(
+                    "a worker process died, most likely for want of memory. Run the same command "
+                    "again with fewer --workers; it resumes"
+                ) from None
+            yield futures[future], result

@@ -137,7 +137,16 @@ def write_part(folder: Path, columns: Columns) -> None:
     }
     temporary.mkdir(parents=True, exist_ok=True)
     (temporary / "part.json").write_text(json.dumps(summary), encoding="utf-8")
+    for file in temporary.rglob("*.*"):
+        flush_file(file)
     os.replace(temporary, folder)
+
+
+def flush_file(file: Path) -> None:
+    """Have the disk hold a file before a journal says that it does."""
+    if file.is_file():
+        with open(file, "rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def _save_column(part: Path, table: str, name: str, values: Values) -> None:

@@ -42,9 +42,8 @@ class _Selection:
 def write_tables(writer: StoreWriter, attributes: dict[str, Any]) -> Path:
     """Write all tables and the root attributes; return the folder that becomes the store."""
     root = writer.partial / "store"
-    for table in ("instances", "sequences"):
-        shutil.rmtree(root / table, ignore_errors=True)
     selections = [_select(writer, number, part) for number, part in enumerate(writer.parts())]
+    _clear(root, {pack for s in selections if s.pictures is not None for pack in s.pictures[:, 0]})
     parts = [selection.part for selection in selections]
     digest = hashlib.sha256()
     for name in ("dataset", "split"):
@@ -74,6 +73,17 @@ def write_tables(writer: StoreWriter, attributes: dict[str, Any]) -> Path:
         },
     )
     return root
+
+
+def _clear(root: Path, packs: set[int]) -> None:
+    """Remove what an interrupted commit or forgotten pieces left; keep the packs in use."""
+    for table in ("instances", "sequences"):
+        shutil.rmtree(root / table, ignore_errors=True)
+    images = root / "images"
+    keep = {images / "packs" / f"{pack:05d}" for pack in packs}
+    for folder in [*images.glob("*/"), *images.glob("packs/*/")]:
+        if folder.name != "packs" and folder not in keep:
+            shutil.rmtree(folder)
 
 
 def _select(writer: StoreWriter, number: int, part: Part) -> _Selection:

@@ -30,7 +30,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from humandata.columns import Columns, Part, Reject, write_part
+from humandata.columns import Columns, Part, Reject, flush_file, write_part
 from humandata.errors import DataError, HumandataError
 from humandata.pictures import DamagedPicture, probe
 from humandata.store import PARTIAL, Store
@@ -75,21 +75,32 @@ class StoreWriter:
         self.path = path
         self.partial = path.with_name(path.name + PARTIAL)
         self.overwrite = overwrite
-        if path.exists() and not overwrite:
-            raise DataError(
-                path,
-                expected="a path for a new store",
-                found="something there already",
-                hint="Choose another path, or pass --overwrite to replace it",
-            )
+        self._refuse_existing()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.partial)
         self.finished: dict[str, dict[str, Any]] = {}
         try:
+            self._put_back_replaced()
             self._open_journal(dict(making), restart)
         except BaseException:
             self.close()
             raise
+
+    def _refuse_existing(self) -> None:
+        if self.path.exists() and not self.overwrite:
+            raise DataError(
+                self.path,
+                expected="a path for a new store",
+                found="something there already",
+                hint="Choose another path, or pass --overwrite to replace it",
+            )
+
+    def _put_back_replaced(self) -> None:
+        """Undo the first half of a commit that was killed between its two renames."""
+        replaced = self.partial / "replaced"
+        if replaced.exists() and not self.path.exists():
+            os.rename(replaced, self.path)
+            self._refuse_existing()
 
     def _open_journal(self, making: dict[str, Any], restart: bool) -> None:
         journal = self.partial / "journal.jsonl"
@@ -106,7 +117,11 @@ class StoreWriter:
                     found=f"one of other input or options ({_difference(lines[0], making)})",
                     hint="Repeat that command, or pass --restart to begin anew",
                 )
-            self.finished = {line["piece"]: line for line in lines[1:]}
+            for line in lines[1:]:
+                if line.get("forgotten"):
+                    self.finished.pop(line["piece"], None)
+                else:
+                    self.finished[line["piece"]] = line
         self._journal = journal.open("a", encoding="utf-8")
         if not lines:
             self._note(making)
@@ -121,6 +136,11 @@ class StoreWriter:
         line = {"piece": piece, **facts}
         self._note(line)
         self.finished[piece] = line
+
+    def forget(self, piece: str) -> None:
+        """Enter that a finished piece no longer counts; a later run must not take it up either."""
+        self._note({"piece": piece, "forgotten": True})
+        del self.finished[piece]
 
     def unit_folder(self, number: int) -> Path:
         return self.partial / "units" / f"{number:05d}"
@@ -322,6 +342,8 @@ def write_pack(
     np.save(folder / f"{number:05d}.npy", table)
     text = json.dumps([asdict(reject) for reject in rejects])
     (folder / f"{number:05d}.json").write_text(text, encoding="utf-8")
+    for ending in ("npy", "json"):
+        flush_file(folder / f"{number:05d}.{ending}")
     return rejects
 
 

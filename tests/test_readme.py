@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +93,23 @@ def test_the_demo_runs_end_to_end_and_can_be_repeated(tmp_path: Path) -> None:
         [line for line in text.splitlines() if line.startswith("all ")] for text in (first, again)
     ]
     assert rows[0] == rows[1] != []
+
+
+def shown_commands() -> list[str]:
+    """Every ``humandata ...`` line of the README and the docs, run by a test above or not."""
+    pages = [README, *(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))]
+    lines = [line.split("#")[0].strip() for page in pages for line in page.splitlines()]
+    return [line for line in lines if re.match(r"humandata [a-z]+ ", line)]
+
+
+@pytest.mark.parametrize("command", shown_commands())
+def test_every_command_shown_is_one_the_program_takes(command: str) -> None:
+    from humandata.cli.main import cli
+
+    _, verb, *arguments = shlex.split(command)
+    subcommand = cli.get_command(click.Context(cli), verb)
+    assert subcommand is not None, verb
+    subcommand.make_context(verb, arguments)  # raises on an option or a value it does not know
 
 
 def test_the_commands_of_the_readme_name_what_exists() -> None:

@@ -129,6 +129,50 @@ def test_an_input_that_changed_since_the_interruption_is_read_again(tmp_path: Pa
     )
 
 
+def test_packs_of_an_input_that_changed_are_not_taken_up_after_a_second_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    raw, store = tmp_path / "raw", tmp_path / "s.zarr"
+    for i in range(2):
+        write_pw3d(raw, name=f"{i}_00", frames=6, size=SMALL, seed=i)
+    with monkeypatch.context() as patch:  # everything is read and packed, but not committed
+        patch.setattr("humandata.writer.StoreWriter.commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert("pw3d", raw, store, workers=1)
+    write_pw3d(raw, name="0_00", frames=3, size=SMALL, seed=9, pictures=False)
+    with monkeypatch.context() as patch:  # the changed sequence is read, its pictures are not
+        patch.setattr(converter, "_write_packs", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert("pw3d", raw, store, workers=1)
+    convert("pw3d", raw, store, workers=1)
+    convert("pw3d", raw, tmp_path / "fresh.zarr", workers=1)
+    assert same_files(tmp_path / "fresh.zarr", store)
+
+
+def test_a_store_being_replaced_survives_a_kill_between_the_two_renames(tmp_path: Path) -> None:
+    raw, path = release(tmp_path / "raw", 1), tmp_path / "s.zarr"
+    old = convert("pw3d", raw, path, workers=1, limit=2)
+    # What the kill leaves: the old store moved away, the new one not yet in its place.
+    (tmp_path / "s.zarr.partial").mkdir()
+    path.rename(tmp_path / "s.zarr.partial" / "replaced")
+    with pytest.raises(DataError, match="something there already"):
+        convert("pw3d", raw, path, workers=1, restart=True)
+    assert humandata.open(path).fingerprint == old.fingerprint
+    new = convert("pw3d", raw, path, workers=1, overwrite=True, restart=True)
+    assert new.instances > old.instances
+
+
+def test_a_worker_that_dies_ends_in_a_message() -> None:
+    with (
+        pytest.raises(HumandataError, match="a worker process died"),
+        converter._Pool(2, 2) as pool,
+    ):
+        list(pool.map(os._exit, [(0, (1,)), (1, (1,))]))
+
+
 def test_limit_keeps_the_first_instances_and_counts_the_rest(tmp_path: Path) -> None:
     raw = release(tmp_path / "raw", sequences=3)
     whole = humandata.open(convert("pw3d", raw, tmp_path / "w.zarr", workers=1).store)
