@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from humandata.errors import DataError, HumandataError
+from humandata.geometry import crop_intrinsics
 from humandata.store import Store
 from humandata.training.crops import (
     Annotations,
@@ -66,8 +67,13 @@ class Batch:
         Width, height of the picture.
     intrinsics : (B, 3, 3) float32
         Camera of the picture; zero where unknown.
+    crop_intrinsics : (B, 3, 3) float32
+        Camera of the crop, its turn and mirror included: it projects the stored 3D points onto the
+        crop. Zero where unknown.
     channel_gain : (B, 3) float32
         Factor of each colour (RGB) that `augment.prepare` applies; 1 for none.
+    noise_seed : (B,) int64
+        A number per sample from which everything else that is random on the device is drawn.
     store : (B,) int64
         Number of the store in the mix.
     row : (B,) int64
@@ -86,7 +92,9 @@ class Batch:
     affine: Tensor
     picture_size: Tensor
     intrinsics: Tensor
+    crop_intrinsics: Tensor
     channel_gain: Tensor
+    noise_seed: Tensor
     store: Tensor
     row: Tensor
 
@@ -142,6 +150,7 @@ class Draw:
     rotation: NDArray[np.float32]
     flip: NDArray[np.bool_]
     channel_gain: NDArray[np.float32]
+    noise_seed: NDArray[np.int64]
 
 
 class Mix:
@@ -206,6 +215,7 @@ class Mix:
             rotation.astype(np.float32),
             flip,
             gain.astype(np.float32),
+            rng.integers(0, 2**63 - 1, count),
         )
 
     def _draw_samples(
@@ -312,6 +322,7 @@ def evaluation_batches(
             rotation=np.zeros(count, np.float32),
             flip=np.zeros(count, bool),
             channel_gain=np.ones((count, 3), np.float32),
+            noise_seed=np.zeros(count, np.int64),
         )
         own = None if boxes is None else np.asarray(boxes)[start : start + count]
         return _assemble([annotations], draw, image_size, _refuse, own)
@@ -417,7 +428,9 @@ def _to_batch(
         affine=single(crop.affine),
         picture_size=single(targets["picture_size"]),
         intrinsics=single(targets["intrinsics"]),
+        crop_intrinsics=single(crop_intrinsics(crop.affine, targets["intrinsics"])),
         channel_gain=single(draw.channel_gain),
+        noise_seed=torch.from_numpy(draw.noise_seed),
         store=torch.from_numpy(store),
         row=torch.from_numpy(row),
     )

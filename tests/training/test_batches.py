@@ -56,7 +56,9 @@ def test_a_batch_has_the_documented_shapes_and_types(store: Store) -> None:
         "affine": ((5, 2, 3), torch.float32),
         "picture_size": ((5, 2), torch.float32),
         "intrinsics": ((5, 3, 3), torch.float32),
+        "crop_intrinsics": ((5, 3, 3), torch.float32),
         "channel_gain": ((5, 3), torch.float32),
+        "noise_seed": ((5,), torch.int64),
         "store": ((5,), torch.int64),
         "row": ((5,), torch.int64),
     }

@@ -38,7 +38,9 @@ def make_batch(count: int = 3, size: int = 64, **changes: torch.Tensor) -> Batch
         affine=torch.zeros(count, 2, 3),
         picture_size=torch.zeros(count, 2),
         intrinsics=torch.zeros(count, 3, 3),
+        crop_intrinsics=torch.zeros(count, 3, 3),
         channel_gain=torch.ones(count, 3),
+        noise_seed=torch.arange(count),
         store=torch.zeros(count, dtype=torch.int64),
         row=torch.arange(count),
     )
