@@ -47,13 +47,26 @@ class DataError(HumandataError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes send errors home by pickle, which knows nothing of keyword arguments.
-        return _rebuild, (self.file, self.record, self.expected, self.found, self.hint)
+        return _rebuild, (type(self), self.file, self.record, self.expected, self.found, self.hint)
 
 
 def _rebuild(
-    file: str, record: str | None, expected: str, found: str, hint: str | None
+    kind: type[DataError],
+    file: str,
+    record: str | None,
+    expected: str,
+    found: str,
+    hint: str | None,
 ) -> DataError:
-    return DataError(file, record, expected=expected, found=found, hint=hint)
+    return kind(file, record, expected=expected, found=found, hint=hint)
+
+
+class DamagedPictureError(DataError):
+    """The bytes of one picture cannot be decoded; the store around it is sound.
+
+    Training draws another sample in its place. Any other `DataError` (a missing pack, a store that
+    was replaced) stops the run.
+    """
 
 
 class MissingExtra(HumandataError):

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humandata import geometry, keypoints
-from humandata.errors import DataError, HumandataError
+from humandata.errors import DamagedPictureError, HumandataError
 from humandata.store import Store
 
 Float = NDArray[np.float32]
@@ -225,7 +225,7 @@ def cut(store: Store, image: int, affine: NDArray[np.float64], out: NDArray[np.u
 
     Raises
     ------
-    DataError
+    DamagedPictureError
         When the bytes are not a picture.
     """
     import cv2
@@ -239,7 +239,7 @@ def cut(store: Store, image: int, affine: NDArray[np.float64], out: NDArray[np.u
     except cv2.error:  # an empty buffer raises, a damaged one gives None
         picture = None
     if picture is None:
-        raise DataError(
+        raise DamagedPictureError(
             store.path,
             f"picture {store.images['path'][image]} (image row {image})",
             expected="a picture that OpenCV decodes",
