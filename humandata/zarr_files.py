@@ -18,7 +18,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from humandata.errors import DataError
 
 Array = NDArray[Any]
+Guard = Callable[[], None]
+"""Raises where files are no longer those of the store that was opened."""
 
 MAX_CHUNK_ROWS = 65_536
 MAX_BLOB_CHUNK = 64 * 2**20
@@ -175,15 +177,22 @@ class MappedArray:
     ----------
     folder : Path
         Directory of the array.
+    guard : callable, optional
+        Called after a chunk was opened and before it is used; raises where the files are no longer
+        those of the store that was opened.
+    whole : bool
+        A missing chunk is an error; otherwise it reads as the fill value, as Zarr has it.
 
     Raises
     ------
     DataError
-        If the metadata is missing or damaged, or a chunk file has the wrong size.
+        If the metadata is missing or damaged, or a chunk file cannot be read or has the wrong size.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, guard: Guard | None = None, whole: bool = False) -> None:
         self.folder = folder
+        self._guard = guard
+        self._whole = whole
         metadata = read_metadata(folder, "array")
         try:
             self.shape: tuple[int, ...] = tuple(int(n) for n in metadata["shape"])
@@ -216,8 +225,44 @@ class MappedArray:
         """All rows of one chunk, padding included, as a read-only array."""
         found = self._chunks.get(number)
         if found is None:
-            found = self._chunks[number] = self._open(number)
+            try:
+                found = self._open(number)
+            finally:  # also where the chunk is gone: that the store was replaced is the better news
+                if self._guard is not None:
+                    self._guard()
+            self._chunks[number] = found
         return found
+
+    def item(self, row: int) -> Any:
+        """One value of a one-dimensional array as a Python number, without a detour over views."""
+        if not 0 <= row < self.shape[0]:
+            return self[row].item()
+        number, offset = divmod(row, self._rows)
+        chunk = self._chunks.get(number)
+        return (self.chunk(number) if chunk is None else chunk).item(offset)
+
+    def bytes_at(self, start: int, stop: int) -> memoryview:
+        """Bytes of a uint8 array, in place where they lie in one chunk.
+
+        Raises
+        ------
+        DataError
+            If the array ends before ``stop``.
+        """
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise DataError(
+                self.folder,
+                expected=f"{self.shape[0]:,} bytes or fewer",
+                found=f"a reference to bytes {start:,} to {stop:,}",
+                hint="The store is damaged: copy it again or convert again",
+            )
+        number, first = divmod(start, self._rows)
+        if first + stop - start <= self._rows:
+            chunk = self._chunks.get(number)
+            held = (self.chunk(number) if chunk is None else chunk).data
+        else:
+            held, first = self._range(start, stop).data, 0
+        return held[first : first + stop - start]
 
     def chunk_file(self, number: int) -> Path:
         return self.folder.joinpath("c", str(number), *["0"] * (len(self.shape) - 1))
@@ -238,10 +283,21 @@ class MappedArray:
                         hint="The store is damaged: copy it again or convert again",
                     )
                 data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if self._whole:
+                raise DataError(
+                    file,
+                    expected="a chunk of the array",
+                    found="no such file",
+                    hint="The store is damaged: copy it again or convert again",
+                ) from error
             # Zarr lets a writer leave out chunks that hold nothing but the fill value.
             empty = np.full((1,) * len(self.shape), self.fill, self.dtype)
             return np.broadcast_to(empty, self._chunk_shape)
+        except OSError as error:
+            raise DataError(
+                file, expected="a chunk that can be read", found=error.strerror or str(error)
+            ) from error
         flat = np.frombuffer(data, self.dtype, count=math.prod(self._chunk_shape))
         return flat.reshape(self._chunk_shape)
 
