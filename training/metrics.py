@@ -1,8 +1,10 @@
 """Errors of predicted joints and vertices, in NumPy.
 
 Everything is a distance per joint first (`joint_errors`), then a mean: over all joints of all
-samples (`pooled`, the published figures) or within each sample (`sample_means`, for rows per
-sequence and for intervals). Distances come out in the unit that goes in; the package uses metres.
+samples (`pooled`, the published figures), within each sample (`sample_means`, for rows per sequence
+and for intervals) or within each joint (`joint_means`). Distances come out in the unit that goes
+in; the package uses metres. Batches that come one after another are added up by
+`humandata.training.streaming.Stream`.
 
 >>> import numpy as np
 >>> from humandata.training import metrics
@@ -13,31 +15,67 @@ sequence and for intervals). Distances come out in the unit that goes in; the pa
 >>> errors = metrics.joint_errors(pred, gt)
 >>> metrics.mpjpe(pred, gt) == metrics.pooled(errors)
 True
->>> metrics.sample_means(errors).shape
-(5,)
+>>> metrics.sample_means(errors).shape, metrics.joint_means(errors).shape
+((5,), (14,))
 
 Masks say which joints count, shape (N, K) or, for whole samples, (N, 1). Samples without a joint
-that counts are left out of every figure (`sample_means` gives NaN for them); a figure is NaN only
-where nothing at all counts.
+that counts are left out of every figure (`sample_means` gives NaN for them, `joint_means` for
+joints that never count); a figure is NaN only where nothing at all counts. A value that is not
+finite ends in HumandataError naming the row, except in ground truth that a mask leaves out, which
+may be anything. Poses without a unique alignment: see `humandata.training.alignment`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from humandata.errors import HumandataError
+from humandata.training.alignment import (
+    Array,
+    Bool,
+    Float64,
+    as_mask,
+    as_pair,
+    chunks,
+    lengths,
+    require_finite,
+    root_relative,
+    scale_align,
+    similarity_align,
+    similarity_errors,
+)
 
-Float64 = NDArray[np.float64]
-Bool = NDArray[np.bool_]
+__all__ = [
+    "AUC_THRESHOLDS",
+    "acceleration_error",
+    "auc",
+    "auc_shares",
+    "bootstrap_interval",
+    "head_hits",
+    "joint_errors",
+    "joint_means",
+    "mpjpe",
+    "n_mpjpe",
+    "pa_mpjpe",
+    "pa_pve",
+    "pck2d",
+    "pck3d",
+    "pckh",
+    "pooled",
+    "pve",
+    "root_relative",
+    "sample_means",
+    "scale_align",
+    "similarity_align",
+    "similarity_errors",
+]
 
 AUC_THRESHOLDS = 31
 """Number of thresholds of the area under the curve, from 0 to the largest, both included."""
 
-_CHUNK = 2**21
+_DRAWN = 2**21
+"""Clusters drawn at a time by `bootstrap_interval`."""
 
 
 def mpjpe(pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None) -> float:
@@ -68,10 +106,9 @@ def pa_mpjpe(pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None) -> f
     """MPJPE after every sample is aligned by its best similarity (`similarity_align`).
 
     Masked joints take no part in the alignment. Toolboxes that align on all joints and mask only
-    the mean (mmhuman3d) compute ``pooled(joint_errors(similarity_align(pred, gt), gt), mask)``.
+    the mean (mmhuman3d) compute ``pooled(similarity_errors(pred, gt), mask)``.
     """
-    gt = _without_masked(gt, mask)
-    return pooled(joint_errors(similarity_align(pred, gt, mask), gt), mask)
+    return pooled(similarity_errors(pred, gt, mask), mask)
 
 
 def n_mpjpe(pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None) -> float:
@@ -83,7 +120,8 @@ def n_mpjpe(pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None) -> fl
 def pve(pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None) -> float:
     """Mean per-vertex error, (N, V, 3) as given: no alignment, no root subtracted.
 
-    Which root and which gender the meshes have is the protocol's to say.
+    Which root and which gender the meshes have is the protocol's to say. The form with the best
+    scale (mmhuman3d's ``alignment="scale"``) is `n_mpjpe` of the vertices.
     """
     return mpjpe(pred, gt, mask)
 
@@ -119,9 +157,82 @@ def auc(
     No error is below the threshold 0, so the best value is 100 * 30 / 31 = 96.77.
     """
     gt = _without_masked(gt, mask)
-    errors = joint_errors(pred, gt)
+    return 100 * pooled(auc_shares(joint_errors(pred, gt), largest), mask)
+
+
+def auc_shares(errors: ArrayLike, largest: float = 0.150) -> Float64:
+    """Share of the 31 thresholds from 0 to the largest that lie strictly above each error."""
     thresholds = np.linspace(0, largest, AUC_THRESHOLDS)
-    return float(np.mean([100 * pooled(errors < threshold, mask) for threshold in thresholds]))
+    not_above = np.searchsorted(thresholds, np.asarray(errors, np.float64), side="right")
+    return np.asarray((AUC_THRESHOLDS - not_above) / AUC_THRESHOLDS)
+
+
+def pckh(
+    pred: ArrayLike,
+    gt: ArrayLike,
+    mask: ArrayLike | None = None,
+    threshold: float = 0.5,
+    head: tuple[int, int] = (12, 13),
+) -> float:
+    """Percentage of 2D joints within half a head of their true place, a mean of joint means.
+
+    As in 3DNBF (``keypoint_2d_pckh``): a joint is right up to and including the threshold, and
+    joints weigh alike however often they are visible. The head is measured on the ground truth
+    whether its two points count or not; a sample where they are unknown is left out.
+
+    Parameters
+    ----------
+    pred, gt : array_like, shape (N, K, 2)
+        Pixels, or any one unit.
+    mask : array_like of bool, shape (N, K) or (N, 1), optional
+    threshold : float
+        In heads.
+    head : tuple of int
+        Neck and top of the head; 12 and 13 of the 14 joints of LSP.
+
+    Raises
+    ------
+    HumandataError
+        Shapes differ, or a value that counts is not finite.
+    """
+    predicted, true = as_pair(pred, gt, 2)
+    usable = _mask(mask, *predicted.shape[:2])
+    ends = np.asarray(true[:, head], np.float64)
+    known = np.asarray(np.isfinite(ends).all(axis=(1, 2)))
+    usable = usable & known[:, None]
+    size = threshold * lengths(np.where(known[:, None], ends[:, 0] - ends[:, 1], 0))
+    return _mean_of_joints(head_hits(predicted, true, size, usable), usable)
+
+
+def pck2d(
+    pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None, threshold: float = 0.05
+) -> float:
+    """Percentage of 2D joints (N, K, 2) within a distance of their true place, as `pckh`.
+
+    The unit of the threshold is that of the input: 3DNBF takes 0.05 and 0.10 of the image.
+    """
+    predicted, true = as_pair(pred, gt, 2)
+    usable = _mask(mask, *predicted.shape[:2])
+    size = np.full(len(predicted), float(threshold))
+    return _mean_of_joints(head_hits(predicted, true, size, usable), usable)
+
+
+def head_hits(pred: Array, gt: Array, sizes: Float64, mask: Bool) -> Float64:
+    """1 for every 2D joint (N, K) that is at most ``sizes`` (N,) off its true place, else 0.
+
+    `pckh` and `pck2d` are means of these: take `sample_means` for figures per picture.
+    """
+    true = np.where(mask[..., None], gt, 0)
+    require_finite(pred, 0, "the prediction")
+    require_finite(true, 0, "the ground truth")
+    distance = lengths(np.asarray(pred, np.float64) - true)
+    return (distance <= sizes[:, None]).astype(np.float64)
+
+
+def _mean_of_joints(hits: Float64, mask: Bool) -> float:
+    shares = joint_means(hits, mask)
+    shares = shares[~np.isnan(shares)]
+    return 100 * float(shares.mean()) if len(shares) else float("nan")
 
 
 def acceleration_error(
@@ -146,9 +257,9 @@ def acceleration_error(
     float
         Unit of the input per squared frame; NaN where no triple counts.
     """
-    predicted, true = _pair(pred, _without_masked(gt, mask))
-    _require_finite(predicted, 0, "the prediction")
-    _require_finite(true, 0, "the ground truth")
+    predicted, true = as_pair(pred, _without_masked(gt, mask))
+    require_finite(predicted, 0, "the prediction")
+    require_finite(true, 0, "the ground truth")
     frames, joints = predicted.shape[:2]
     if frames < 3:
         return float("nan")
@@ -159,7 +270,7 @@ def acceleration_error(
         usable = usable & ((name[:-2] == name[1:-1]) & (name[1:-1] == name[2:]))[:, None]
     difference = np.asarray(predicted, np.float64) - true
     second = difference[:-2] - 2 * difference[1:-1] + difference[2:]
-    return pooled(np.linalg.norm(second, axis=-1), usable)
+    return pooled(lengths(second), usable)
 
 
 def joint_errors(pred: ArrayLike, gt: ArrayLike) -> Float64:
@@ -170,19 +281,21 @@ def joint_errors(pred: ArrayLike, gt: ArrayLike) -> Float64:
     HumandataError
         Shapes differ, or a value is not finite; the message names the first such row.
     """
-    predicted, true = _pair(pred, gt)
+    predicted, true = as_pair(pred, gt)
     errors = np.empty(predicted.shape[:2])
-    for rows in _chunks(predicted):
-        _require_finite(predicted[rows], rows.start, "the prediction")
-        _require_finite(true[rows], rows.start, "the ground truth")
-        errors[rows] = np.linalg.norm(predicted[rows].astype(np.float64) - true[rows], axis=-1)
+    for rows in chunks(predicted):
+        require_finite(predicted[rows], rows.start, "the prediction")
+        require_finite(true[rows], rows.start, "the ground truth")
+        errors[rows] = lengths(predicted[rows].astype(np.float64) - true[rows])
     return errors
 
 
 def pooled(errors: ArrayLike, mask: ArrayLike | None = None) -> float:
     """Mean of (N, K) values over all that count; NaN where none does."""
     values = np.asarray(errors, np.float64)
-    usable = _mask(mask, *values.shape)
+    usable = as_mask(mask, *values.shape)
+    if usable is None:
+        return float(values.mean()) if values.size else float("nan")
     count = int(usable.sum())
     return float(values.sum(where=usable) / count) if count else float("nan")
 
@@ -190,87 +303,23 @@ def pooled(errors: ArrayLike, mask: ArrayLike | None = None) -> float:
 def sample_means(errors: ArrayLike, mask: ArrayLike | None = None) -> Float64:
     """Mean of (N, K) values within each sample, float64 (N,); NaN for samples not evaluated."""
     values = np.asarray(errors, np.float64)
-    usable = _mask(mask, *values.shape)
-    count = usable.sum(axis=1)
-    total = values.sum(axis=1, where=usable)
+    usable = as_mask(mask, *values.shape)
+    if usable is None and values.shape[1]:
+        # Ten times faster than a sum over a short axis, which is most of a large test set's work.
+        return np.asarray(values @ np.full(values.shape[1], 1 / values.shape[1]))
+    return _means(values, _mask(mask, *values.shape), 1)
+
+
+def joint_means(errors: ArrayLike, mask: ArrayLike | None = None) -> Float64:
+    """Mean of (N, K) values within each joint, float64 (K,); NaN for joints that never count."""
+    values = np.asarray(errors, np.float64)
+    return _means(values, _mask(mask, *values.shape), 0)
+
+
+def _means(values: Float64, usable: Bool, axis: int) -> Float64:
+    count = usable.sum(axis=axis)
+    total = values.sum(axis=axis, where=usable)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def root_relative(points: ArrayLike, root: int | Sequence[int] = 0) -> NDArray[Any]:
-    """Points (N, K, 3) minus the root: one joint, or the mean of several (the two hips)."""
-    values = np.asarray(points)
-    return np.asarray(values - values[:, np.atleast_1d(root)].mean(axis=1, keepdims=True))
-
-
-def scale_align(pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None) -> Float64:
-    """Scale each sample (N, K, 3) about the origin by ``sum(P G) / sum(P P)``.
-
-    A sample whose points all lie at the origin stays as it is.
-    """
-    predicted, true = _pair(pred, gt)
-    p, g = predicted.astype(np.float64), _without_masked(true, mask)
-    _require_finite(p, 0, "the prediction")
-    _require_finite(g, 0, "the ground truth")
-    weight = _mask(mask, *p.shape[:2])[..., None]
-    square = np.sum(p * p, axis=(1, 2), where=weight)
-    product = np.sum(p * g, axis=(1, 2), where=weight)
-    scale = np.where(square > 0, product / np.where(square > 0, square, 1), 1)
-    return np.asarray(scale[:, None, None] * p)
-
-
-def similarity_align(pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None) -> Float64:
-    """Move, turn and scale each prediction onto its ground truth as well as possible (Procrustes).
-
-    Least squares over the joints that count, by singular value decomposition (Schönemann 1966,
-    Umeyama 1991), without reflections. Points of a prediction that all coincide have no scale and
-    no orientation: they are only moved. So are single joints, whose error then is zero. A sample
-    without any joint that counts comes back as it was.
-
-    Parameters
-    ----------
-    pred, gt : array_like, shape (N, K, 3)
-    mask : array_like of bool, shape (N, K), optional
-        Joints that define the alignment; all joints are moved by it.
-
-    Returns
-    -------
-    float64 ndarray, shape (N, K, 3)
-    """
-    predicted, true = _pair(pred, gt)
-    usable = _mask(mask, *predicted.shape[:2])
-    result = np.empty(predicted.shape)
-    for rows in _chunks(predicted):
-        source, target = predicted[rows].astype(np.float64), true[rows].astype(np.float64)
-        _require_finite(source, rows.start, "the prediction")
-        target = np.where(usable[rows][..., None], target, 0)
-        _require_finite(target, rows.start, "the ground truth")
-        result[rows] = _similarity(source, target, usable[rows])
-    return result
-
-
-def _similarity(source: Float64, target: Float64, usable: Bool) -> Float64:
-    weight = usable[..., None].astype(np.float64)
-    count = np.maximum(weight.sum(axis=1, keepdims=True), 1)
-    mean1 = (weight * source).sum(axis=1, keepdims=True) / count
-    mean2 = (weight * target).sum(axis=1, keepdims=True) / count
-    x1, x2 = weight * (source - mean1), weight * (target - mean2)
-    variance = (x1 * x1).sum(axis=(1, 2))
-    covariance = np.einsum("nki,nkj->nij", x1, x2)
-    u, s, vt = np.linalg.svd(covariance)
-    # Where the best orthogonal matrix mirrors, the axis of the smallest singular value gives way.
-    sign = np.where(np.linalg.det(u @ vt) < 0, -1.0, 1.0)
-    u[..., 2] *= sign[:, None]
-    rotation = np.swapaxes(vt, 1, 2) @ np.swapaxes(u, 1, 2)
-    trace = s[:, 0] + s[:, 1] + sign * s[:, 2]
-
-    # The mean of equal numbers may be off in its last digit, so coinciding points are not quite 0.
-    largest = np.abs(weight * source).max(axis=(1, 2), initial=0)
-    rounding = count[:, 0, 0] * (4 * np.finfo(np.float64).eps * largest) ** 2
-    fixed = variance <= rounding
-    scale = np.where(fixed, 1, trace / np.where(fixed, 1, variance))
-    rotation[fixed] = np.eye(3)
-    moved = scale[:, None, None] * ((source - mean1) @ np.swapaxes(rotation, 1, 2)) + mean2
-    return np.asarray(np.where(weight.any(axis=1, keepdims=True), moved, source))
 
 
 def bootstrap_interval(
@@ -331,7 +380,7 @@ def bootstrap_interval(
 
     generator = np.random.default_rng(seed)
     means = np.empty(n)
-    step = max(1, _CHUNK // len(kinds))
+    step = max(1, _DRAWN // len(kinds))
     for start in range(0, n, step):
         drawn = generator.integers(len(kinds), size=(min(step, n - start), len(kinds)))
         means[start : start + step] = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
@@ -339,45 +388,14 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _pair(pred: ArrayLike, gt: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    predicted, true = np.asarray(pred), np.asarray(gt)
-    if predicted.ndim != 3 or predicted.shape[-1] != 3 or predicted.shape != true.shape:
-        raise HumandataError(
-            "prediction and ground truth must both have shape (N, K, 3), "
-            f"found {predicted.shape} and {true.shape}"
-        )
-    return predicted, true
-
-
 def _mask(mask: ArrayLike | None, samples: int, joints: int) -> Bool:
-    if mask is None:
-        return np.ones((samples, joints), bool)
-    given = np.asarray(mask) != 0
-    if given.shape not in ((samples, joints), (samples, 1)):
-        raise HumandataError(
-            f"the mask must have shape ({samples}, {joints}) or ({samples}, 1), found {given.shape}"
-        )
-    return np.broadcast_to(given, (samples, joints))
+    usable = as_mask(mask, samples, joints)
+    return np.ones((samples, joints), bool) if usable is None else usable
 
 
-def _without_masked(gt: ArrayLike, mask: ArrayLike | None) -> NDArray[Any]:
+def _without_masked(gt: ArrayLike, mask: ArrayLike | None) -> Array:
     """Ground truth with zeros where it does not count, so that it may be anything there."""
     true = np.asarray(gt)
     if mask is None or true.ndim != 3:
         return true
     return np.where(_mask(mask, *true.shape[:2])[..., None], true, 0)
-
-
-def _require_finite(values: NDArray[Any], start: int, what: str) -> None:
-    finite = np.isfinite(values).all(axis=(1, 2))
-    if not finite.all():
-        raise HumandataError(
-            f"{what} of row {start + int(np.argmin(finite))} holds a value that is not finite"
-        )
-
-
-def _chunks(values: NDArray[Any]) -> Iterator[slice]:
-    """Slices of rows of a few MB, so that meshes of a whole test set are never copied at once."""
-    step = max(1, _CHUNK // max(1, values.shape[1] * 3))
-    for start in range(0, len(values), step):
-        yield slice(start, min(start + step, len(values)))

@@ -15,7 +15,7 @@ from scipy.spatial import procrustes
 from scipy.spatial.transform import Rotation
 
 from humandata import HumandataError
-from humandata.training import metrics
+from humandata.training import alignment, metrics
 
 Array = NDArray[Any]
 
@@ -277,7 +277,7 @@ def test_a_batch_is_its_samples_one_by_one() -> None:
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     pred, gt = pair(17)
     whole = metrics.similarity_align(pred, gt), metrics.joint_errors(pred, gt)
-    monkeypatch.setattr(metrics, "_CHUNK", 100)  # two poses a chunk
+    monkeypatch.setattr(alignment, "_CHUNK", 100)  # two poses a chunk
     np.testing.assert_array_equal(metrics.similarity_align(pred, gt), whole[0])
     np.testing.assert_array_equal(metrics.joint_errors(pred, gt), whole[1])
 
