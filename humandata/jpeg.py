@@ -151,7 +151,7 @@ def read_frame(data: Buffer) -> Frame:
         If this is no JPEG file, or its header is damaged or incomplete.
     """
     view = memoryview(data)
-    if view[:2] != b"\xff\xd8":
+    if bytes(view[:2]) != b"\xff\xd8":
         raise DamagedPicture("not a JPEG file")
     tables: list[tuple[int, int]] = []
     frame = interval = start = 0
@@ -159,8 +159,8 @@ def read_frame(data: Buffer) -> Frame:
     for marker, at, end in segments(view):
         if APP0 <= marker <= COM:  # APPn, and extension segments that mean nothing
             if marker == APP0:
-                jfif = jfif or view[at + 4 : at + 9] == b"JFIF\0"
-            elif marker == APP14 and view[at + 4 : at + 9] == b"Adobe":
+                jfif = jfif or bytes(view[at + 4 : at + 9]) == b"JFIF\0"
+            elif marker == APP14 and bytes(view[at + 4 : at + 9]) == b"Adobe":
                 adobe = at, end
             continue
         if tables and tables[-1][1] == at:
@@ -224,9 +224,11 @@ def find_markers(data: Buffer, start: int) -> NDArray[np.int64]:
         Restart markers and the end marker, and whatever else stands there; offsets into ``data``.
     """
     coded = np.frombuffer(data, np.uint8)[start:]
-    found = np.flatnonzero(coded[:-1] == 0xFF)
+    found: NDArray[np.int64] = np.flatnonzero(coded[:-1] == 0xFF)
     following = coded[found + 1]
-    return found[(following != 0) & (following != 0xFF)] + start
+    found = found[(following != 0) & (following != 0xFF)]
+    found += start
+    return found
 
 
 def tile_lengths(data: Buffer, frame: Frame) -> NDArray[np.uint16]:
