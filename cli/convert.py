@@ -21,10 +21,26 @@ if TYPE_CHECKING:
 @click.option("--split", help="Split to convert; may be left out if only one is on the disk.")
 @click.option(
     "--pictures",
-    type=click.Choice(["original", "none"]),
-    default="original",
+    type=click.Choice(["tiled", "original", "none"]),
+    help="tiled (the default): store JPEG files with restart markers, pixels unchanged and some "
+    "percent larger, so that training decodes only the part of a picture it needs; other files as "
+    "they are. original: store every file byte for byte. none: keep the paths only; the raw folder "
+    "has to stay where it is.",
+)
+@click.option(
+    "--crop",
+    type=click.IntRange(16),
+    metavar="PIXELS",
+    help="Instead of pictures, store one small JPEG per person, scaled down (lossy!) so that the "
+    "square a training crop shows is this wide, with a margin for random scale and turns. For 4K "
+    "pictures and video; 256 suits networks of 224 and 256 pixels.",
+)
+@click.option(
+    "--crop-quality",
+    type=click.IntRange(1, 100),
+    default=92,
     show_default=True,
-    help="Copy the encoded pictures into the store, or keep their paths only.",
+    help="JPEG quality of the crops.",
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes; default: one per core.")
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many persons.")
@@ -94,6 +110,11 @@ def _print_report(report: Report) -> None:
     rows += [(f"  filtered: {rule}", f"{n:,}") for rule, n in report.filtered.items()]
     rows += [(f"  rejected: {reason}", f"{n:,}") for reason, n in report.rejected.items()]
     rows += [("persons written", f"{report.instances:,}"), ("pictures", f"{report.images:,}")]
+    if report.tiled or report.kept_untiled:
+        rows.append(("  tiled", f"{report.tiled:,}"))
+        rows += [(f"  kept as is: {why}", f"{n:,}") for why, n in report.kept_untiled.items()]
+    if report.crops or report.without_crop:
+        rows += [("crops", f"{report.crops:,}"), ("  no box to crop", f"{report.without_crop:,}")]
     click.echo(table(rows))
     if report.rejects_file is not None:
         click.echo(f"rejected records are listed in {report.rejects_file}")

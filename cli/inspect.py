@@ -101,6 +101,7 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
         ("rows", ", ".join(f"{n:,} {table}" for table, n in summary["rows"].items())),
         ("records", _counts(summary["counts"])),
         ("pictures", _pictures(summary)),
+        ("crops", _crops(summary["crops"])),
         ("cameras", _cameras(summary["cameras"])),
         ("bodies", ", ".join(f"{name} {_percent(n)}" for name, n in summary["bodies"].items())),
         ("fits by", _words(summary["sources"])),
@@ -149,12 +150,26 @@ def _pictures(summary: Mapping[str, Any]) -> str:
 
     pictures, persons = summary["pictures"], summary["persons_per_picture"]
     words = [f"{pictures['stored']:,} stored ({size_in_words(pictures['bytes'])})"]
+    if pictures["tiled"] or pictures["kept_untiled"]:
+        words[0] += f", {pictures['tiled']:,} of them tiled"
+        words += [f"{n:,} kept as is: {why}" for why, n in pictures["kept_untiled"].items()]
     if pictures["width"]:
         sizes = zip(pictures["width"].values(), pictures["height"].values(), strict=True)
         words.append("sizes " + ", ".join(f"{w:.0f} x {h:.0f}" for w, h in sizes))
     if persons:
         words.append("persons in one " + ", ".join(f"{n:g}" for n in persons.values()))
     return "; ".join(words) + (" (least, median, most)" if len(words) > 1 else "")
+
+
+def _crops(crops: Mapping[str, Any] | None) -> str:
+    from humandata.report import size_in_words
+
+    if crops is None:
+        return ""
+    made = crops["made"] if isinstance(crops["made"], list) else [crops["made"]]
+    kinds = {f"box {m['size']} px wide, quality {m['quality']}" for m in made if m}
+    stored = f"{crops['stored']:,} stored ({size_in_words(crops['bytes'])}), lossy"
+    return "; ".join([stored, *sorted(kinds)])
 
 
 def _cameras(cameras: Mapping[str, Any]) -> str:

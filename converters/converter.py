@@ -19,13 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import multiprocessing
-import os
 import pkgutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -34,10 +30,13 @@ from typing import Any
 import numpy as np
 
 import humandata
-from humandata.columns import Columns, Reject, take, write_part
+from humandata.columns import Columns, Part, Reject, take, write_part
 from humandata.commit import REJECTS
+from humandata.cropping import QUALITY, Crops, people_by_picture
 from humandata.errors import DataError, HumandataError
-from humandata.writer import PICTURES_PER_PACK, StoreWriter, write_pack
+from humandata.packing import PICTURES_PER_PACK, copy_files, cut_files
+from humandata.workers import Pool
+from humandata.writer import StoreWriter
 
 __all__ = [
     "Columns",
@@ -51,7 +50,7 @@ __all__ = [
     "find",
 ]
 
-PICTURES = ("original", "none")
+PICTURES = ("tiled", "original", "none")
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,11 @@ class Unit:
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did; ``asdict`` of it is what ``--json`` prints."""
+    """What a conversion did; ``asdict`` of it is what ``--json`` prints.
+
+    ``kept_untiled`` counts, by reason, the pictures that should have been tiled and were kept as
+    they are; ``without_crop`` the persons who have no usable box to cut a crop around.
+    """
 
     dataset: str
     split: str
@@ -118,6 +121,10 @@ class Report:
     filtered: Mapping[str, int]
     rejected: Mapping[str, int]
     rejects_file: str | None
+    tiled: int
+    kept_untiled: Mapping[str, int]
+    crops: int
+    without_crop: int
     notes: tuple[str, ...]
     fingerprint: str
     seconds: float
@@ -165,7 +172,9 @@ def convert(
     store: Path,
     *,
     split: str | None = None,
-    pictures: str = "original",
+    pictures: str | None = None,
+    crop: int | None = None,
+    crop_quality: int = QUALITY,
     workers: int | None = None,
     limit: int | None = None,
     strict: bool = False,
@@ -184,8 +193,16 @@ def convert(
         Folder (or file) of the release; folder to make.
     split : str, optional
         May be left out where the release on disk has one split only.
-    pictures : {"original", "none"}
-        Copy the encoded pictures into the store, or keep their paths only.
+    pictures : {"tiled", "original", "none"}, optional
+        Store the encoded pictures, JPEG with restart markers so that training decodes the part it
+        needs (the default, lossless); store them byte for byte; or keep their paths only (the
+        default with ``crop``).
+    crop : int, optional
+        Instead of pictures, store one crop per person, lossy: the square that a loader cuts
+        becomes this many pixels wide, and there is a margin around it
+        (:class:`humandata.cropping.Crops`). The paths are kept, as with ``none``.
+    crop_quality : int
+        JPEG quality of the crops.
     workers : int, optional
         Processes; default: one per core. The result does not depend on it.
     limit : int, optional
@@ -213,11 +230,13 @@ def convert(
     split = _choose_split(module, raw, split)
     chosen = _check_options(module.INFO, options or {})
     units: list[Unit] = module.plan(raw, split, chosen)
+    pictures = _check_pictures(pictures, crop)
     making = {
         "dataset": dataset,
         "split": split,
         "raw": str(raw.resolve()),
         "pictures": pictures,
+        "crop": None if crop is None else [crop, crop_quality],
         "limit": limit,
         "options": chosen,
         "units": [unit.name for unit in units],
@@ -226,12 +245,16 @@ def convert(
     writer = StoreWriter(store, making, restart=restart, overwrite=overwrite)
     resumed = bool(writer.finished)
     try:
-        with _Pool(workers, len(units)) as pool:
+        with Pool(workers, len(units)) as pool:
             _forget_changed_inputs(writer, units)
             sources = _read_units(writer, module, units, limit, strict, pool, progress)
-            if pictures != "none":
-                _write_packs(writer, units[0].raw, strict, pool, progress)
-        attributes = _attributes(module.INFO, split, making, sources)
+            attributes = _attributes(module.INFO, split, making, sources)
+            if crop is not None:
+                crops = Crops(crop, _box_factor(writer.parts()), crop_quality)
+                attributes["crops"] = crops.attributes()
+            if crop is not None or pictures != "none":
+                store_as = crops if crop is not None else pictures == "tiled"
+                _write_packs(writer, units[0].raw, store_as, strict, pool, progress)
         if pictures == "none":
             attributes["picture_root"] = str(units[0].raw.resolve())
         done = writer.commit(attributes)
@@ -260,6 +283,10 @@ def _report(done: humandata.Store, store: Path, started: float, resumed: bool) -
         filtered=counts["filtered"],
         rejected=counts["rejected"],
         rejects_file=str(rejects) if counts["rejected"] else None,
+        tiled=counts.get("tiled", 0),
+        kept_untiled=counts.get("kept_untiled", {}),
+        crops=counts.get("crops", 0),
+        without_crop=counts.get("without_crop", 0),
         notes=tuple(done.attributes["notes"]),
         fingerprint=done.fingerprint,
         seconds=round(time.monotonic() - started, 3),
@@ -281,6 +308,24 @@ def _choose_split(module: ModuleType, raw: Path, split: str | None) -> str:
     if len(found) == 1:
         return found[0]
     raise HumandataError(f"{raw} holds the splits {', '.join(found)}: choose one with --split")
+
+
+def _check_pictures(pictures: str | None, crop: int | None) -> str:
+    chosen = pictures or ("tiled" if crop is None else "none")
+    if chosen not in PICTURES:
+        raise HumandataError(f"pictures={chosen}: choose among {', '.join(PICTURES)}")
+    if crop is not None and chosen != "none":
+        raise HumandataError(
+            f"a store of crops holds no whole pictures: leave out --crop or --pictures {chosen}"
+        )
+    if crop is not None and crop < 1:
+        raise HumandataError(f"crops of {crop} pixels: choose a size of 1 or more")
+    return chosen
+
+
+def _box_factor(parts: list[Part]) -> float | None:
+    factors = (part.field_attributes.get("bbox_xywh", {}).get("factor") for part in parts)
+    return next((factor for factor in factors if factor is not None), None)
 
 
 def _check_options(info: DatasetInfo, options: Mapping[str, str]) -> dict[str, str]:
@@ -317,7 +362,7 @@ def _read_units(
     units: list[Unit],
     limit: int | None,
     strict: bool,
-    pool: _Pool,
+    pool: Pool,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """Read all units; return what the provenance says of their files."""
@@ -394,40 +439,37 @@ def _digest(raw: Path, file: Path) -> dict[str, Any]:
 
 
 def _write_packs(
-    writer: StoreWriter, root: Path, strict: bool, pool: _Pool, progress: Progress | None
+    writer: StoreWriter,
+    root: Path,
+    store_as: bool | Crops,
+    strict: bool,
+    pool: Pool,
+    progress: Progress | None,
 ) -> None:
-    """Copy the pictures of all units into packs; packs are numbered by unit and row."""
-    jobs: list[tuple[int, tuple[str, int, str, list[str]]]] = []
+    """Write the pictures of all units (tiled or not), or crops; packs go by unit and row."""
+    jobs: list[tuple[int, tuple[Any, ...]]] = []
     for unit, part in enumerate(writer.parts()):
         names = part.strings("images", "path")
+        people = people_by_picture(part) if isinstance(store_as, Crops) else None
         packs = []
         for start in range(0, len(names), PICTURES_PER_PACK):
-            block = names[start : start + PICTURES_PER_PACK]
+            block = slice(start, start + PICTURES_PER_PACK)
+            job = (str(writer.partial), len(jobs), str(root), names[block])
             packs.append(len(jobs))
-            jobs.append((len(jobs), (str(writer.partial), len(jobs), str(root), block)))
-        writer.finished[f"unit {unit}"] |= {"packs": packs}
+            how = (store_as,) if people is None else (people[block], store_as)
+            jobs.append((len(jobs), (*job, *how)))
+        line = {"packs": packs} if people is None else {"packs": packs, "crop_packs": packs}
+        writer.finished[f"unit {unit}"] |= {**line, "stored": people is None}
     todo = [(number, job) for number, job in jobs if f"pack {number}" not in writer.finished]
     done = len(jobs) - len(todo)
     _show(progress, "pictures", done, len(jobs))
-    for number, rejects in pool.map(_write_pack, todo):
+    work = cut_files if isinstance(store_as, Crops) else copy_files
+    for number, rejects in pool.map(work, todo):
         if strict and rejects:
             raise _strict_error(rejects[0])
         writer.note_finished(f"pack {number}")
         done += 1
         _show(progress, "pictures", done, len(jobs))
-
-
-def _write_pack(partial: str, number: int, root: str, names: list[str]) -> list[Reject]:
-    """Copy one pack of pictures; runs in a worker process."""
-    return write_pack(Path(partial), number, _read_files(Path(root), names), names)
-
-
-def _read_files(root: Path, names: Iterable[str]) -> Iterator[bytes | OSError]:
-    for name in names:
-        try:
-            yield (root / name).read_bytes()
-        except OSError as error:
-            yield error
 
 
 def _strict_error(reject: Reject) -> DataError:
@@ -454,6 +496,7 @@ def _attributes(
             "converter": f"humandata {humandata.__version__} {info.name}",
             "options": dict(making["options"]),
             "pictures": making["pictures"],
+            "crop": making["crop"],
             "limit": making["limit"],
             "sources": sources,
         },
@@ -463,43 +506,3 @@ def _attributes(
 def _show(progress: Progress | None, stage: str, done: int, total: int) -> None:
     if progress is not None:
         progress(stage, done, total)
-
-
-class _Pool:
-    """Runs jobs in this process, or in spawned ones when there is more than one to run."""
-
-    def __init__(self, workers: int | None, jobs: int) -> None:
-        self.workers = workers if workers is not None else (os.cpu_count() or 1)
-        self._executor: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
-
-    def map(
-        self, function: Callable[..., Any], jobs: list[tuple[int, tuple[Any, ...]]]
-    ) -> Iterator[tuple[int, Any]]:
-        """Yield ``(number, function(*arguments))`` as the jobs finish."""
-        if self.workers <= 1 or len(jobs) <= 1:
-            for number, arguments in jobs:
-                yield number, function(*arguments)
-            return
-        if self._executor is None:
-            # Spawn: a forked child may inherit locks held by threads of OpenCV or a caller.
-            context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.workers, mp_context=context)
-        futures: dict[Future[Any], int] = {
-            self._executor.submit(function, *arguments): number for number, arguments in jobs
-        }
-        for future in as_completed(futures):
-            try:
-                result = future.result()
-            except BrokenProcessPool:
-                raise HumandataError(
-                    "a worker process died, most likely for want of memory. Run the same command "
-                    "again with fewer --workers; it resumes"
-                ) from None
-            yield futures[future], result

@@ -111,23 +111,29 @@ def _arrays(store: Store) -> Iterator[MappedArray]:
     for table in store.tables().values():
         for name, column in table.items():
             yield from arrays_of(table, name, column)
-    packs = store.path / "images" / "packs"
-    for folder in sorted(packs.iterdir()) if packs.is_dir() else []:
-        if folder.is_dir():
-            yield MappedArray(folder)
+    for name in store.tables():
+        packs = store.path / name / "packs"
+        for folder in sorted(packs.iterdir()) if packs.is_dir() else []:
+            if folder.is_dir():
+                yield MappedArray(folder)
 
 
 def check_pictures(store: Store) -> Check:
-    """Every stored picture against its own checksum."""
-    if not store.has_pictures:
+    """Every stored picture and crop against its checksum, and tiled ones against their index."""
+    if not (store.has_pictures or store.has_crops):
         text = "the store keeps paths only; the pictures lie outside of it"
         return Check("pictures", None, text)
     problems = store.verify_pictures()
-    count = int((np.asarray(store.images["length"]) > 0).sum())
+    kinds = [(store.images, "length", "pictures"), (store.instances, "crop_length", "crops")]
+    count = " and ".join(
+        f"{int((np.asarray(table[name]) > 0).sum()):,} {kind}"
+        for table, name, kind in kinds
+        if name in table
+    )
     if problems:
         details = tuple(("images", problem) for problem in problems[:MAX_DETAILS])
-        return Check("pictures", False, f"{len(problems)} of {count:,} damaged", details)
-    return Check("pictures", True, f"all {count:,} pictures are as they lay in the release")
+        return Check("pictures", False, f"{len(problems)} of {count} damaged", details)
+    return Check("pictures", True, f"all {count} are as they were written")
 
 
 def check_structure(store: Store) -> Check:
@@ -249,24 +255,29 @@ def check_references(store: Store) -> Check:
         limit = store.sequences.rows
         bad = (sequence < -1) | (sequence >= limit)
         report("images", "sequence", bad, f"there are {limit} sequences")
-    if store.has_pictures:
-        beyond = _beyond_pack(store)
-        report("images", "offset", beyond, "the picture would end outside of its pack")
+    for table, prefix in ((store.images, ""), (store.instances, "crop_")):
+        if f"{prefix}pack" in table:
+            beyond = _beyond_pack(table, prefix)
+            what = "the picture would end outside of its pack"
+            report(table.name, f"{prefix}offset", beyond, what)
     if problems:
         text = "rows point to what is not there"
         return Check("references", False, text, tuple(problems[:MAX_DETAILS]))
     return Check("references", True, "all references point to rows and bytes that are there")
 
 
-def _beyond_pack(store: Store) -> NDArray[np.bool_]:
+def _beyond_pack(table: Table, prefix: str) -> NDArray[np.bool_]:
     pack, offset, length = (
-        np.asarray(store.images[name]).astype(np.int64) for name in ("pack", "offset", "length")
+        np.asarray(table[prefix + name]).astype(np.int64) for name in ("pack", "offset", "length")
     )
+    end = offset + length
+    if f"{prefix}tile_count" in table:
+        end += 2 * np.asarray(table[f"{prefix}tile_count"])
     size = np.zeros(len(pack), np.int64)
     for number in np.unique(pack[length > 0]):
-        folder = store.path / "images" / "packs" / f"{number:05d}"
+        folder = table.folder / "packs" / f"{number:05d}"
         size[pack == number] = len(MappedArray(folder)) if folder.is_dir() else 0
-    return (length > 0) & ((offset < 0) | (offset + length > size))
+    return (length > 0) & ((offset < 0) | (end > size))
 
 
 def check_fingerprint(store: Store) -> Check:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from humandata import schema
 from humandata.columns import Part, Reject, encode_strings, merged_attributes
 from humandata.errors import HumandataError
+from humandata.packing import CROP, FOUND
 from humandata.zarr_files import MAX_BLOB_CHUNK, Array, write_array, write_group
 
 if TYPE_CHECKING:
@@ -33,17 +34,27 @@ class _Selection:
     """One part, what its pictures turned out to be, and which of its rows stay."""
 
     part: Part
-    pictures: Array | None  # (images, 6): pack, offset, length, crc32c, width, height
     rejects: list[Reject]
     images: Array  # bool (images,)
     instances: Array  # bool (instances,)
+    pictures: dict[str, Array] | None = None  # by column, each (images,): pack and packing.FOUND
+    crops: dict[str, Array] | None = None  # by column, each (instances, ...)
+    stored: bool = False  # the pictures themselves lie in packs
+    kept: dict[int, str] = field(default_factory=dict)  # row of images -> why it is not tiled
+
+    def column(self, table: str, name: str) -> Array | None:
+        """A column as its pictures or crops tell it, else as the converter gave it."""
+        told = {"images": self.pictures, "instances": self.crops}.get(table)
+        if told is not None and name in told:
+            return told[name]
+        return self.part.array(table, name)
 
 
 def write_tables(writer: StoreWriter, attributes: dict[str, Any]) -> Path:
     """Write all tables and the root attributes; return the folder that becomes the store."""
     root = writer.partial / "store"
     selections = [_select(writer, number, part) for number, part in enumerate(writer.parts())]
-    _clear(root, {pack for s in selections if s.pictures is not None for pack in s.pictures[:, 0]})
+    _clear(root, _packs_in_use(writer))
     parts = [selection.part for selection in selections]
     digest = hashlib.sha256()
     for name in ("dataset", "split"):
@@ -52,11 +63,12 @@ def write_tables(writer: StoreWriter, attributes: dict[str, Any]) -> Path:
     field_attributes = merged_attributes(parts)
     for table in schema.TABLES:
         write_group(root / table)
-        if table == "images" and any(s.pictures is not None for s in selections):
+        if any((root / table / "packs").glob("*/")):
             write_group(root / table / "packs")
         for name in _field_names(table, selections):
             _write_field(root, table, name, selections, rows, field_attributes, digest)
-    counts = _count(selections, rows)
+    kept, examples = _kept_untiled(selections)
+    counts = _count(selections, rows, _sum(kept, writer.kept_untiled))
     rejects = [reject for selection in selections for reject in selection.rejects]
     _list_rejects(writer.path.with_name(writer.path.name + REJECTS), rejects)
     write_group(
@@ -67,7 +79,7 @@ def write_tables(writer: StoreWriter, attributes: dict[str, Any]) -> Path:
                 "complete": True,
                 **attributes,
                 "counts": counts,
-                "notes": list(dict.fromkeys(note for part in parts for note in part.notes)),
+                "notes": list(dict.fromkeys([*(n for p in parts for n in p.notes), *examples])),
                 "fingerprint": digest.hexdigest(),
             }
         },
@@ -75,50 +87,69 @@ def write_tables(writer: StoreWriter, attributes: dict[str, Any]) -> Path:
     return root
 
 
-def _clear(root: Path, packs: set[int]) -> None:
+def _packs_in_use(writer: StoreWriter) -> dict[str, set[int]]:
+    """Numbers of the packs that finished units speak of, by table."""
+    found: dict[str, set[int]] = {"images": set(), "instances": set()}
+    for number in range(len(writer.parts())):
+        unit = writer.finished[f"unit {number}"]
+        found["instances"].update(unit.get("crop_packs", ()))
+        if unit.get("stored", True):
+            found["images"].update(unit.get("packs", ()))
+    return found
+
+
+def _clear(root: Path, packs: dict[str, set[int]]) -> None:
     """Remove what an interrupted commit or forgotten pieces left; keep the packs in use."""
-    for table in ("instances", "sequences"):
-        shutil.rmtree(root / table, ignore_errors=True)
-    images = root / "images"
-    keep = {images / "packs" / f"{pack:05d}" for pack in packs}
-    for folder in [*images.glob("*/"), *images.glob("packs/*/")]:
-        if folder.name != "packs" and folder not in keep:
-            shutil.rmtree(folder)
+    for table in schema.TABLES:
+        keep = {f"{pack:05d}" for pack in packs.get(table, ())}
+        for folder in (root / table).glob("*/"):
+            if folder.name != "packs" or not keep:
+                shutil.rmtree(folder)
+        for folder in (root / table / "packs").glob("*/"):
+            if folder.name not in keep:
+                shutil.rmtree(folder)
 
 
 def _select(writer: StoreWriter, number: int, part: Part) -> _Selection:
     """Look at a part's pictures and drop images that cannot be used, with their instances."""
-    packs = writer.finished[f"unit {number}"].get("packs", [])
+    unit = writer.finished[f"unit {number}"]
+    packs = unit.get("packs", [])
     rows = part.rows["images"]
     keep = np.ones(rows, bool)
     rejects = list(part.rejects)
     instance_image = part.array("instances", "image")
     if instance_image is None:
         instance_image = np.zeros(0, np.int32)
+    crops = (
+        _crops(writer.partial / "crops", unit["crop_packs"], part)
+        if unit.get("crop_packs")
+        else None
+    )
     if not packs:
-        return _Selection(part, None, rejects, keep, np.ones(len(instance_image), bool))
+        return _Selection(part, rejects, keep, np.ones(len(instance_image), bool), crops=crops)
     folder = writer.partial / "pictures"
     tables = [np.load(folder / f"{pack:05d}.npy") for pack in packs]
-    pack_of = np.repeat(packs, [len(table) for table in tables])
-    pictures = np.column_stack([pack_of, np.concatenate(tables)])
-    picture_rejects = {
-        reject["file"]: Reject(**reject)
-        for pack in packs
-        for reject in json.loads((folder / f"{pack:05d}.json").read_text(encoding="utf-8"))
-    }
+    pictures = dict(zip(FOUND, np.concatenate(tables).T, strict=True))
+    pictures["pack"] = np.repeat(packs, [len(table) for table in tables])
+    picture_rejects: dict[str, Reject] = {}
+    kept: dict[int, str] = {}
+    for first, pack in zip(np.cumsum([0, *map(len, tables)]).tolist(), packs, strict=False):
+        said = json.loads((folder / f"{pack:05d}.json").read_text(encoding="utf-8"))
+        picture_rejects |= {reject["file"]: Reject(**reject) for reject in said["rejects"]}
+        kept |= {first + int(row): reason for row, reason in said["kept"].items()}
     names = part.strings("images", "path")
-    keep &= pictures[:, 2] > 0
-    for axis, column in (("width", 4), ("height", 5)):
-        said = part.array("images", axis)
-        if said is None:
+    keep &= pictures["there"] > 0
+    for axis in ("width", "height"):
+        size = part.array("images", axis)
+        if size is None:
             continue
-        differs = keep & (said > 0) & (said != pictures[:, column])
+        differs = keep & (size > 0) & (size != pictures[axis])
         for row in np.flatnonzero(differs):
             picture_rejects[names[row]] = Reject(
                 names[row],
                 "",
                 "picture_size",
-                f"the release says {axis} {said[row]}, the picture has {pictures[row, column]}",
+                f"the release says {axis} {size[row]}, the picture has {pictures[axis][row]}",
             )
         keep &= ~differs
     kept_instances = keep[instance_image]
@@ -132,7 +163,27 @@ def _select(writer: StoreWriter, number: int, part: Part) -> _Selection:
     used[instance_image] = True
     for row in np.flatnonzero(~keep & ~used):
         rejects.append(picture_rejects[names[row]])
-    return _Selection(part, pictures, rejects, keep, kept_instances)
+    if not unit.get("stored", True):  # looked at, but not kept: of crops, the sizes only
+        pictures = {axis: pictures[axis] for axis in ("width", "height")}
+    stored = "pack" in pictures
+    return _Selection(part, rejects, keep, kept_instances, pictures, crops, stored, kept)
+
+
+def _crops(folder: Path, packs: list[int], part: Part) -> dict[str, Array]:
+    """Columns that say where the crops of a unit lie; rows without one as the schema has it."""
+    rows = part.rows["instances"]
+    found = {
+        f"crop_{name}": np.zeros((rows, *CROP[name].shape), CROP[name].base)
+        for name in CROP.names or ()
+        if name != "row"
+    }
+    found["crop_pack"] = np.full(rows, -1)
+    for pack in packs:
+        table = np.load(folder / f"{pack:05d}.npy")
+        for name in found:
+            value = pack if name == "crop_pack" else table[name.removeprefix("crop_")]
+            found[name][table["row"]] = value
+    return found
 
 
 def _list_rejects(file: Path, rejects: list[Reject]) -> None:
@@ -154,8 +205,12 @@ def _kept_rows(selections: list[_Selection]) -> dict[str, int]:
 def _field_names(table: str, selections: list[_Selection]) -> list[str]:
     """Fields of a table in the schema's order, free ones last."""
     found = {name for s in selections for name in s.part.names(table)}
-    if table == "images" and any(s.pictures is not None for s in selections):
+    if table == "images" and any(s.stored for s in selections):
         found |= {"pack", "offset", "length", "crc32c"}
+        if any(_tiled(s) for s in selections):
+            found |= {"tile_width", "tile_count"}
+    if table == "instances":
+        found |= {name for s in selections for name in s.crops or ()}
     required = {n for (t, n), f in schema.fields().items() if t == table and f.required}
     order = {name: i for i, (t, name) in enumerate(schema.fields()) if t == table}
     return sorted(found | required, key=lambda name: (order.get(name, len(order)), name))
@@ -166,15 +221,11 @@ def _blocks(
 ) -> Iterator[Array]:
     """The kept rows of one numeric column, part by part, references shifted."""
     before = {"images": 0, "sequences": 0}
-    shape = next(
-        (a.shape[1:] for s in selections if (a := s.part.array(table, name)) is not None), ()
-    )
+    shape = next((a.shape[1:] for s in selections if (a := s.column(table, name)) is not None), ())
     for selection in selections:
         part = selection.part
         rows = part.rows[table]
-        values = part.array(table, name)
-        if table == "images" and selection.pictures is not None:
-            values = _from_pictures(name, selection.pictures, values)
+        values = selection.column(table, name)
         if values is None:
             values = np.full((rows, *shape), field.fill, field.dtype)
         if table != "sequences":
@@ -189,12 +240,6 @@ def _blocks(
         yield np.ascontiguousarray(values, field.dtype)
 
 
-def _from_pictures(name: str, pictures: Array, values: Array | None) -> Array | None:
-    """Columns that the pictures themselves tell."""
-    column = {"pack": 0, "offset": 1, "length": 2, "crc32c": 3, "width": 4, "height": 5}.get(name)
-    return values if column is None else np.asarray(pictures[:, column])
-
-
 def _write_field(
     root: Path,
     table: str,
@@ -204,7 +249,7 @@ def _write_field(
     field_attributes: dict[str, dict[str, Any]],
     digest: Any,
 ) -> None:
-    like = next((a for s in selections if (a := s.part.array(table, name)) is not None), None)
+    like = next((a for s in selections if (a := s.column(table, name)) is not None), None)
     field = schema.field(table, name, like)
     says = field_attributes.get(name, {}) if table != "sequences" else {}
     attributes = _describe(field, says)
@@ -305,10 +350,49 @@ def _describe(field: schema.Field, says: dict[str, Any]) -> dict[str, Any]:
     return described
 
 
-def _count(selections: list[_Selection], rows: dict[str, int]) -> dict[str, Any]:
+def _tiled(selection: _Selection) -> int:
+    """Number of pictures that stay and are tiled."""
+    if not selection.stored or selection.pictures is None:
+        return 0
+    return int((selection.pictures["tile_count"][selection.images] > 0).sum())
+
+
+def _kept_untiled(selections: list[_Selection]) -> tuple[dict[str, int], list[str]]:
+    """How many pictures could not be tiled, by reason, and a sentence with an example of each."""
+    counts: dict[str, int] = {}
+    examples: dict[str, str] = {}
+    for selection in selections:
+        names = selection.part.strings("images", "path") if selection.kept else []
+        for row, words in selection.kept.items():
+            if not selection.images[row]:
+                continue
+            # Up to the colon the words are the same for the same cause.
+            reason, _, detail = words.partition(": ")
+            counts[reason] = counts.get(reason, 0) + 1
+            example = names[row] + (f": {detail}" if detail else "")
+            examples.setdefault(reason, f"kept as it is, {reason}, such as {example}")
+    return counts, list(examples.values())
+
+
+def _sum(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
+    return {key: first.get(key, 0) + second.get(key, 0) for key in {**first, **second}}
+
+
+def _count(
+    selections: list[_Selection], rows: dict[str, int], kept: dict[str, int]
+) -> dict[str, Any]:
     """What became of the records; the sums add up."""
     filtered: dict[str, int] = {}
     rejected: dict[str, int] = {}
+    pictures: dict[str, Any] = {}
+    tiled = sum(map(_tiled, selections))
+    if tiled or kept:
+        pictures = {"tiled": tiled, "kept_untiled": dict(sorted(kept.items()))}
+    if any(s.crops is not None for s in selections):
+        pictures["crops"] = sum(
+            int((s.crops["crop_length"][s.instances] > 0).sum()) for s in selections if s.crops
+        )
+        pictures["without_crop"] = rows["instances"] - pictures["crops"]
     for selection in selections:
         for rule, count in selection.part.filtered.items():
             filtered[rule] = filtered.get(rule, 0) + count
@@ -321,4 +405,5 @@ def _count(selections: list[_Selection], rows: dict[str, int]) -> dict[str, Any]
         "rejected": dict(sorted(rejected.items())),
         "images": rows["images"],
         "sequences": rows["sequences"],
+        **pictures,
     }

@@ -47,7 +47,8 @@ PEOPLE = (
 )
 
 
-ERRORS = ("reprojection_error", "smpl/fit_error")
+PACKED = ("pack", "reprojection_error", "smpl/fit_error")
+"""Fields that say -1 where there is no value."""
 
 
 def verify(store: Store, progress: Progress | None = None) -> list[Check]:
@@ -100,7 +101,9 @@ def summarise(store: Store) -> dict[str, Any]:
         ``fields`` (a list: table, name, dtype, shape, chunk_rows, chunks, present and what the
         array's attributes say); ``joints`` (per keypoint field, the share of people in whom each
         joint is labelled); ``bodies``, ``cameras``, ``genders``, ``sources``; ``pictures``
-        (sizes) and ``persons_per_picture``, each with min, median and max.
+        (stored, tiled, not tiled by reason, sizes) and ``persons_per_picture``, sizes and persons
+        each with min, median and max; ``crops`` (stored, their bytes, and how they were cut), None
+        where there are none.
     """
     attributes = store.attributes
     said = ("dataset", "split", "title", "citation", "url", "licence", "format", "fingerprint")
@@ -132,6 +135,7 @@ def summarise(store: Store) -> dict[str, Any]:
         "actor_genders": _codes(store.instances, "actor_gender"),
         "sources": _codes(store.instances, "smpl/source"),
         "pictures": _pictures(store),
+        "crops": _crops(store),
         "persons_per_picture": _range(np.bincount(_images_of(store), minlength=store.images.rows)),
     }
 
@@ -185,9 +189,9 @@ def _has_value(name: str, values: Array) -> Array:
         return np.asarray((values[..., -1] > 0).any(axis=1))
     if name == "bbox_xywh":
         return np.asarray(values[:, 4] > 0)
-    if name in ("image", "person", "source_id", "sequence", "frame", "pack", *ERRORS):
+    if name.removeprefix("crop_") in ("image", "person", "source_id", "sequence", "frame", *PACKED):
         return np.asarray(values >= 0)
-    if name in ("offset", "iscrowd", "crc32c", "id"):
+    if name.removeprefix("crop_") in ("offset", "iscrowd", "crc32c", "id"):
         return np.ones(len(values), bool)
     return np.asarray((flat != 0).any(axis=1))
 
@@ -238,12 +242,27 @@ def _pictures(store: Store) -> dict[str, Any]:
     width, height = (np.asarray(store.images[side]) for side in ("width", "height"))
     known = (width > 0) & (height > 0)
     stored = np.asarray(store.images["length"]) if store.has_pictures else np.zeros(0, np.int64)
+    tiled = np.asarray(store.images["tile_count"]) if "tile_count" in store.images else stored[:0]
     return {
         "stored": int((stored > 0).sum()),
+        "tiled": int((tiled > 0).sum()),
+        "kept_untiled": dict(store.attributes.get("counts", {}).get("kept_untiled", {})),
         "bytes": int(stored.sum(dtype=np.int64)),
         "size_known": int(known.sum()),
         "width": _range(width[known]),
         "height": _range(height[known]),
+    }
+
+
+def _crops(store: Store) -> dict[str, Any] | None:
+    if not store.has_crops:
+        return None
+    length = np.asarray(store.instances["crop_length"])
+    return {
+        "stored": int((length > 0).sum()),
+        "bytes": int(length.sum(dtype=np.int64)),
+        "side_px": _range(np.asarray(store.instances["crop_square"])[length > 0, 2]),
+        "made": store.attributes.get("crops"),
     }
 
 

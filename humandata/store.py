@@ -320,7 +320,7 @@ class Store:
                 hint="Content and checksum differ, the store is damaged: copy it again or convert "
                 "again",
             )
-        if picture.lengths is not None and not index_fits(picture):
+        if not index_fits(picture):
             raise DataError(
                 self.path,
                 name,

@@ -6,7 +6,8 @@ Layout of ``STORE.partial`` while the work goes on::
     journal.jsonl            first line: what is being made; then one line per finished piece
     units/00000/             columns of one unit of work (humandata.columns)
     pictures/00000.npy       where the pictures of one pack lie, their checksums and sizes
-    pictures/00000.json      pictures that could not be used, and why
+    pictures/00000.json      pictures that could not be used, or not be tiled, and why
+    crops/00000.npy          where the crops of one pack lie, and what they show
     store/                   becomes STORE; packs are written here directly
 
 Whatever the journal names is whole: it is written after the piece, and flushed to the disk. A
@@ -21,8 +22,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -30,16 +30,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from humandata.columns import Columns, Part, Reject, flush_file, write_part
+from humandata.columns import Columns, Part, write_part
 from humandata.errors import DataError, HumandataError
-from humandata.pictures import DamagedPicture, probe
+from humandata.packing import PICTURES_PER_PACK, write_crops, write_pack
+from humandata.packs import Crop, Encoded
 from humandata.store import PARTIAL, Store
 from humandata.store import open as open_store
-from humandata.zarr_files import MAX_BLOB_CHUNK, Array, crc32c, write_array
-
-PICTURES_PER_PACK = 512
-FOUND = ("offset", "length", "crc32c", "width", "height")
-"""Columns of ``pictures/NNNNN.npy``; length 0 says the picture is not there."""
 
 
 class StoreWriter:
@@ -56,6 +52,8 @@ class StoreWriter:
         Throw away what an interrupted run left.
     overwrite : bool
         Replace a store that is already at ``path``, at the moment of the commit.
+    tiled : bool
+        Give pictures that are appended restart markers (:func:`create`).
 
     Raises
     ------
@@ -71,8 +69,12 @@ class StoreWriter:
         *,
         restart: bool = False,
         overwrite: bool = False,
+        tiled: bool = False,
     ) -> None:
         self.path = path
+        self.tiled = tiled
+        self.kept_untiled: dict[str, int] = {}
+        """Pictures that an earlier store kept as they were, by reason; counted at the commit."""
         self.partial = path.with_name(path.name + PARTIAL)
         self.overwrite = overwrite
         self._refuse_existing()
@@ -147,16 +149,16 @@ class StoreWriter:
 
     def parts(self) -> list[Part]:
         """Columns of all finished units, in order."""
-        count = sum(piece.startswith("unit ") for piece in self.finished)
-        return [Part(self.unit_folder(number)) for number in range(count)]
+        return [Part(self.unit_folder(number)) for number in range(self._count_finished("unit "))]
 
     def append(
         self,
         images: Mapping[str, Any],
         instances: Mapping[str, Any],
         sequences: Mapping[str, Any] | None = None,
-        pictures: Sequence[bytes] | None = None,
+        pictures: Sequence[bytes | Encoded] | None = None,
         field_attributes: Mapping[str, Mapping[str, Any]] | None = None,
+        crops: Sequence[Crop | None] | None = None,
     ) -> None:
         """Add rows.
 
@@ -164,13 +166,16 @@ class StoreWriter:
         ----------
         images, instances, sequences : mapping of field name to ndarray or list of str
             Columns; ``instances["image"]`` and ``images["sequence"]`` count the rows of this call.
-        pictures : sequence of bytes, optional
+        pictures : sequence of bytes or Encoded, optional
             One encoded picture per row of ``images``. One that is damaged is left out together
-            with its instances, and counted.
+            with its instances, and counted. What :meth:`Store.encoded` gives is taken over as it
+            is, tiled or not.
         field_attributes : mapping, optional
             Such as ``{"keypoints2d": {"convention": "coco"}}``.
+        crops : sequence of Crop or None, optional
+            One per row of ``instances``.
         """
-        number = sum(piece.startswith("unit ") for piece in self.finished)
+        number = self._count_finished("unit ")
         columns = Columns(
             dict(images),
             dict(instances),
@@ -178,19 +183,29 @@ class StoreWriter:
             {name: dict(values) for name, values in (field_attributes or {}).items()},
         )
         columns.records = columns.rows("instances")
-        if pictures is not None and len(pictures) != columns.rows("images"):
-            raise HumandataError(
-                f"{len(pictures)} pictures for {columns.rows('images')} rows of images"
-            )
+        for table, given, what in (("images", pictures, "pictures"), ("instances", crops, "crops")):
+            if given is not None and len(given) != columns.rows(table):
+                raise HumandataError(
+                    f"{len(given)} {what} for {columns.rows(table)} rows of {table}"
+                )
         write_part(self.unit_folder(number), columns)
-        packs = []
+        packs, crop_packs = [], []
         for start in range(0, len(pictures or ()), PICTURES_PER_PACK):
-            pack = sum(piece.startswith("pack ") for piece in self.finished)
+            pack = self._count_finished("pack ")
             block = (pictures or ())[start : start + PICTURES_PER_PACK]
-            write_pack(self.partial, pack, block, images["path"][start:])
+            write_pack(self.partial, pack, block, images["path"][start:], self.tiled)
             self.note_finished(f"pack {pack}", unit=number, start=start)
             packs.append(pack)
-        self.note_finished(f"unit {number}", packs=packs)
+        for start in range(0, len(crops or ()), PICTURES_PER_PACK):
+            pack = self._count_finished("crops ")
+            cut = enumerate((crops or ())[start : start + PICTURES_PER_PACK], start)
+            write_crops(self.partial, pack, [(row, crop) for row, crop in cut if crop is not None])
+            self.note_finished(f"crops {pack}", unit=number, start=start)
+            crop_packs.append(pack)
+        self.note_finished(f"unit {number}", packs=packs, crop_packs=crop_packs)
+
+    def _count_finished(self, kind: str) -> int:
+        return sum(piece.startswith(kind) for piece in self.finished)
 
     def commit(self, attributes: Mapping[str, Any]) -> Store:
         """Write the tables, then make the store visible by one rename.
@@ -232,6 +247,7 @@ class _Creation:
         self._writer = writer
         self._attributes = attributes
         self.append = writer.append
+        self.kept_untiled = writer.kept_untiled
 
     def __enter__(self) -> _Creation:
         return self
@@ -254,6 +270,7 @@ def create(
     dataset: str,
     split: str = "",
     attributes: Mapping[str, Any] | None = None,
+    tiled: bool = False,
     overwrite: bool = False,
     restart: bool = False,
 ) -> _Creation:
@@ -265,6 +282,10 @@ def create(
     dataset, split : str
     attributes : mapping, optional
         Anything else the root attributes shall say (licence, citation, picture_root ...).
+    tiled : bool
+        Store JPEG pictures with restart markers, losslessly, as ``humandata convert`` does: the
+        pixels stay, the bytes change, and training decodes the part it needs only. By default
+        :meth:`Store.picture` gives back the very bytes that were appended.
     overwrite : bool
         Replace a store that is there already.
     restart : bool
@@ -272,7 +293,7 @@ def create(
 
     Examples
     --------
-    >>> with humandata.create("mine.zarr", dataset="mine") as writer:        # doctest: +SKIP
+    >>> with humandata.create("mine.zarr", dataset="mine", tiled=True) as writer:  # doctest: +SKIP
     ...     writer.append(
     ...         images={"id": ids, "path": paths, "height": h, "width": w},
     ...         instances={"id": ids, "image": image, "bbox_xywh": boxes},
@@ -281,8 +302,8 @@ def create(
     ...     )
     """
     made = {"dataset": dataset, "split": split, **(attributes or {})}
-    making = {"create": made}
-    writer = StoreWriter(Path(path), making, restart=restart, overwrite=overwrite)
+    making = {"create": made, "tiled": tiled}
+    writer = StoreWriter(Path(path), making, restart=restart, overwrite=overwrite, tiled=tiled)
     if writer.finished:
         writer.close()
         raise DataError(
@@ -294,94 +315,6 @@ def create(
     return _Creation(writer, made)
 
 
-def write_pack(
-    partial: Path, number: int, pictures: Iterable[bytes | OSError], names: Sequence[str]
-) -> list[Reject]:
-    """Write one pack of encoded pictures.
-
-    Parameters
-    ----------
-    partial : Path
-        The ``STORE.partial`` folder.
-    number : int
-        Number of the pack.
-    pictures : iterable of bytes or OSError
-        Encoded pictures, or why one could not be read.
-    names : sequence of str
-        Their paths, for the messages.
-
-    Returns
-    -------
-    list of Reject
-        Pictures left out: missing or damaged.
-    """
-    blobs: list[bytes] = []
-    found: list[tuple[int, int, int, int, int]] = []
-    rejects: list[Reject] = []
-    for name, data in zip(names, pictures, strict=False):
-        try:
-            if isinstance(data, OSError):
-                raise data
-            info = probe(data)
-        except (OSError, DamagedPicture) as error:
-            if isinstance(error, OSError):
-                reason, detail = "missing_picture", f"cannot be read: {error.strerror or error}"
-            else:
-                reason, detail = "damaged_picture", str(error)
-            rejects.append(Reject(name, "", reason, detail))
-            found.append((0, 0, 0, 0, 0))
-            continue
-        found.append((0, len(data), crc32c(data), info.width, info.height))
-        blobs.append(data)
-    table = np.array(found, np.int64).reshape(-1, len(FOUND))
-    offsets, chunk, total = _place([len(blob) for blob in blobs])
-    table[table[:, 1] > 0, 0] = offsets
-    _write_blobs(partial / "store" / "images" / "packs" / f"{number:05d}", blobs, chunk, total)
-    folder = partial / "pictures"
-    folder.mkdir(exist_ok=True)
-    np.save(folder / f"{number:05d}.npy", table)
-    text = json.dumps([asdict(reject) for reject in rejects])
-    (folder / f"{number:05d}.json").write_text(text, encoding="utf-8")
-    for ending in ("npy", "json"):
-        flush_file(folder / f"{number:05d}.{ending}")
-    return rejects
-
-
-def _place(lengths: list[int]) -> tuple[list[int], int, int]:
-    """Offsets of pictures so that none crosses a chunk; chunk size and length of the pack."""
-    chunk = max([MAX_BLOB_CHUNK, *lengths])
-    offsets, end = [], 0
-    for length in lengths:
-        if end // chunk != (end + max(length, 1) - 1) // chunk:
-            end = (end // chunk + 1) * chunk
-        offsets.append(end)
-        end += length
-    return offsets, min(chunk, max(end, 1)), end
-
-
-def _write_blobs(folder: Path, blobs: list[bytes], chunk: int, total: int) -> None:
-    def blocks() -> Iterator[Array]:
-        end = 0
-        for blob in blobs:
-            if end // chunk != (end + max(len(blob), 1) - 1) // chunk:
-                gap = (end // chunk + 1) * chunk - end
-                yield np.zeros(gap, np.uint8)
-                end += gap
-            yield np.frombuffer(blob, np.uint8)
-            end += len(blob)
-
-    shutil.rmtree(folder, ignore_errors=True)
-    write_array(
-        folder,
-        blocks(),
-        (total,),
-        "uint8",
-        ["byte"],
-        rows_per_chunk=chunk,
-        attributes={"meaning": "encoded pictures, one after another"},
-    )
-
-
 def concatenate(
     stores: Sequence[str | PathLike[str]],
     out: str | PathLike[str],
@@ -389,7 +322,7 @@ def concatenate(
     overwrite: bool = False,
     restart: bool = False,
 ) -> Store:
-    """Join stores into one; rows keep their order, ids and pictures.
+    """Join stores into one; rows keep their order, ids, pictures (tiled or not) and crops.
 
     Fields that one store lacks are filled with what the schema says for "missing" there. Joint
     conventions and box rules have to agree; stores of different conventions are mixed when a
@@ -401,21 +334,31 @@ def concatenate(
         If a field's attributes differ between the stores, or an id occurs twice.
     """
     opened = [open_store(path) for path in stores]
+    says: dict[str, Any] = {"concatenated": [store.fingerprint for store in opened]}
+    if any(store.has_crops for store in opened):
+        says["crops"] = [store.attributes.get("crops") for store in opened]
+    roots = {store.attributes.get("picture_root") for store in opened}
+    if len(roots) == 1 and None not in roots:  # paths of several folders could not be told apart
+        says["picture_root"] = roots.pop()
     with create(
         out,
         dataset="+".join(dict.fromkeys(store.dataset for store in opened)),
         split="+".join(dict.fromkeys(store.split for store in opened)),
-        attributes={"concatenated": [store.fingerprint for store in opened]},
+        attributes=says,
         overwrite=overwrite,
         restart=restart,
     ) as writer:
         for store in opened:
-            skip = {"pack", "offset", "length", "crc32c"}
+            where = ("pack", "offset", "length", "crc32c")
+            skip = {
+                "images": {*where, "tile_width", "tile_count"},
+                "instances": {f"crop_{name}" for name in (*where, "square")},
+            }
             tables = {
                 name: {
                     field: np.asarray(column) if column.dtype != object else column[:]
                     for field, column in table.items()
-                    if not (name == "images" and field in skip)
+                    if field not in skip.get(name, ())
                 }
                 for name, table in store.tables().items()
             }
@@ -424,27 +367,33 @@ def concatenate(
                 for name, column in [*store.images.items(), *store.instances.items()]
                 if column.attributes.get("says")
             }
-            rows = range(store.images.rows)
             # Pictures are read when a pack is written, so memory holds one pack at a time.
-            pictures = _Pictures(store, rows) if store.has_pictures else None
-            writer.append(**tables, pictures=pictures, field_attributes=attributes)
+            writer.append(
+                **tables,
+                pictures=_Lazy(store.encoded, store.images.rows) if store.has_pictures else None,
+                crops=_Lazy(store.crop, len(store)) if store.has_crops else None,
+                field_attributes=attributes,
+            )
+            for reason, count in store.attributes["counts"].get("kept_untiled", {}).items():
+                writer.kept_untiled[reason] = writer.kept_untiled.get(reason, 0) + count
     return open_store(out)
 
 
-class _Pictures(Sequence[bytes]):
-    """The pictures of a store as a sequence that reads each one when asked."""
+class _Lazy(Sequence[Any]):
+    """A sequence whose elements are read when they are asked for."""
 
-    def __init__(self, store: Store, rows: range) -> None:
-        self.store = store
-        self.rows = rows
+    def __init__(self, read: Callable[[int], Any], rows: int, first: int = 0) -> None:
+        self.read = read
+        self.rows = range(first, first + rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return _Pictures(self.store, self.rows[index])
-        return self.store.picture(self.rows[index])
+            rows = self.rows[index]
+            return _Lazy(self.read, len(rows), rows.start)
+        return self.read(self.rows[index])
 
 
 def _lock(partial: Path) -> IO[str]:

@@ -20,6 +20,7 @@ import humandata
 from humandata import DataError, HumandataError
 from humandata.converters import converter
 from humandata.converters.converter import convert
+from humandata.workers import Pool
 
 SMALL = (108, 192)
 
@@ -168,7 +169,7 @@ def test_a_store_being_replaced_survives_a_kill_between_the_two_renames(tmp_path
 def test_a_worker_that_dies_ends_in_a_message() -> None:
     with (
         pytest.raises(HumandataError, match="a worker process died"),
-        converter._Pool(2, 2) as pool,
+        Pool(2, 2) as pool,
     ):
         list(pool.map(os._exit, [(0, (1,)), (1, (1,))]))
 

@@ -124,7 +124,7 @@ def test_pictures_come_back_byte_for_byte_and_damaged_ones_take_their_people_alo
 
 
 def test_pictures_never_cross_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("humandata.writer.MAX_BLOB_CHUNK", 5000)
+    monkeypatch.setattr("humandata.packing.MAX_BLOB_CHUNK", 5000)
     pictures = [picture(i) for i in range(4)]
     store = write(tmp_path / "s.zarr", rows() | {"pictures": pictures})
     assert [store.picture(row) for row in range(4)] == pictures

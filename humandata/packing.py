@@ -1,0 +1,252 @@
+"""Write packs: encoded pictures one after another, tiled where that is wished, and crops.
+
+A pack is written once, by one process, and what it turned out to hold lies beside it
+(``pictures/NNNNN.npy`` and ``.json``, ``crops/NNNNN.npy``) until the commit makes columns of it.
+:mod:`humandata.packs` reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from humandata.columns import Reject, flush_file
+from humandata.cropping import Crops
+from humandata.packs import Crop, Encoded
+from humandata.pictures import DamagedPicture, decode, probe
+from humandata.zarr_files import MAX_BLOB_CHUNK, Array, crc32c, write_array
+
+PICTURES_PER_PACK = 512
+FOUND = ("there", "offset", "length", "crc32c", "width", "height", "tile_width", "tile_count")
+"""Columns of ``pictures/NNNNN.npy``; ``there`` 0 says that the picture could not be used."""
+CROP = np.dtype(
+    [
+        ("row", np.int64),
+        ("offset", np.int64),
+        ("length", np.int64),
+        ("crc32c", np.uint32),
+        ("square", np.float32, 3),
+    ]
+)
+"""Rows of ``crops/NNNNN.npy``: the row of instances within its unit, and where its crop lies."""
+
+
+@dataclass
+class _Found:
+    """What the pictures of one pack turned out to be, in their order."""
+
+    rows: list[tuple[int, ...]] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    kept: dict[int, str] = field(default_factory=dict)
+
+    def refuse(self, name: str, error: OSError | DamagedPicture) -> None:
+        if isinstance(error, OSError):
+            reason, detail = "missing_picture", f"cannot be read: {error.strerror or error}"
+        else:
+            reason, detail = "damaged_picture", str(error)
+        self.rejects.append(Reject(name, "", reason, detail))
+        self.rows.append((0,) * len(FOUND))
+
+    def save(self, partial: Path, number: int, offsets: Sequence[int]) -> None:
+        table = np.array(self.rows, np.int64).reshape(-1, len(FOUND))
+        table[table[:, FOUND.index("length")] > 0, FOUND.index("offset")] = offsets
+        folder = partial / "pictures"
+        folder.mkdir(exist_ok=True)
+        np.save(folder / f"{number:05d}.npy", table)
+        said = {"rejects": [asdict(reject) for reject in self.rejects], "kept": self.kept}
+        (folder / f"{number:05d}.json").write_text(json.dumps(said), encoding="utf-8")
+        for ending in ("npy", "json"):
+            flush_file(folder / f"{number:05d}.{ending}")
+
+
+def copy_files(
+    partial: str, number: int, root: str, names: Sequence[str], tiled: bool
+) -> list[Reject]:
+    """Make a pack of picture files; runs in a worker process."""
+    return write_pack(Path(partial), number, read_files(Path(root), names), names, tiled)
+
+
+def read_files(root: Path, names: Iterable[str]) -> Iterator[bytes | OSError]:
+    """The content of files, or why one cannot be read."""
+    for name in names:
+        try:
+            yield (root / name).read_bytes()
+        except OSError as error:
+            yield error
+
+
+def write_pack(
+    partial: Path,
+    number: int,
+    pictures: Iterable[bytes | Encoded | OSError],
+    names: Sequence[str],
+    tiled: bool = False,
+) -> list[Reject]:
+    """Write one pack of encoded pictures.
+
+    Parameters
+    ----------
+    partial : Path
+        The ``STORE.partial`` folder.
+    number : int
+        Number of the pack.
+    pictures : iterable of bytes, Encoded or OSError
+        Encoded pictures; tiled ones of another store, taken over as they are; or why a picture
+        could not be read.
+    names : sequence of str
+        Their paths, for the messages.
+    tiled : bool
+        Transcode JPEG files losslessly, with restart markers (:mod:`humandata.transcode`).
+
+    Returns
+    -------
+    list of Reject
+        Pictures left out: missing or damaged.
+    """
+    found = _Found()
+    blobs: list[bytes] = []
+    for row, (name, given) in enumerate(zip(names, pictures, strict=False)):
+        try:
+            if isinstance(given, OSError):
+                raise given
+            data, lengths, width = _taken(given)
+            info = probe(data)
+        except (OSError, DamagedPicture) as error:
+            found.refuse(name, error)
+            continue
+        if tiled and lengths is None:
+            data, lengths, width = _tile(data, row, found.kept)
+        checksum, index = crc32c(data), b"" if lengths is None else lengths.astype("<u2").tobytes()
+        tiles = (width, len(index) // 2)
+        found.rows.append((1, 0, len(data), checksum, info.width, info.height, *tiles))
+        blobs.append(data + index)
+    folder = partial / "store" / "images" / "packs" / f"{number:05d}"
+    offsets = _write_blobs(folder, blobs, "encoded pictures, one after another")
+    found.save(partial, number, offsets)
+    return found.rejects
+
+
+def _taken(given: bytes | Encoded) -> tuple[bytes, Array | None, int]:
+    """Bytes of a picture, and how it is tiled already."""
+    if not isinstance(given, Encoded):
+        return given, None, 0
+    data = bytes(given.data)
+    if given.lengths is None:
+        return data, None, 0
+    from humandata.jpeg import read_frame
+
+    return data, given.lengths, read_frame(data).restart_interval
+
+
+def _tile(data: bytes, row: int, kept: dict[int, str]) -> tuple[bytes, Array | None, int]:
+    from humandata.transcode import Kept, tile
+
+    made = tile(data)
+    if isinstance(made, Kept):
+        kept[row] = made.reason
+        return data, None, 0
+    return made.data, made.lengths, made.tile_width
+
+
+def cut_files(
+    partial: str,
+    number: int,
+    root: str,
+    names: Sequence[str],
+    people: Sequence[tuple[Array, Array]],
+    crops: Crops,
+) -> list[Reject]:
+    """Make a pack of crops out of picture files; runs in a worker process.
+
+    Every picture is decoded once for all its people. The pictures themselves are not stored, but
+    looked at as if they were.
+
+    Parameters
+    ----------
+    partial, number, root, names
+        As in :func:`copy_files`.
+    people : sequence of (int64 ndarray (n,), float32 ndarray (n, 5))
+        Per picture, rows of instances and their boxes.
+    crops : Crops
+        How to cut.
+
+    Returns
+    -------
+    list of Reject
+        Pictures left out: missing or damaged.
+    """
+    found = _Found()
+    cut: list[tuple[int, Crop]] = []
+    for name, given, (rows, boxes) in zip(
+        names, read_files(Path(root), names), people, strict=True
+    ):
+        try:
+            if isinstance(given, OSError):
+                raise given
+            info = probe(given)
+            pixels = decode(given) if len(rows) else None
+        except (OSError, DamagedPicture) as error:
+            found.refuse(name, error)
+            continue
+        found.rows.append((1, 0, 0, 0, info.width, info.height, 0, 0))
+        if pixels is not None:
+            made = crops.cut(pixels, boxes)
+            cut += [(row, c) for row, c in zip(rows.tolist(), made, strict=True) if c is not None]
+    write_crops(Path(partial), number, cut)
+    found.save(Path(partial), number, [])
+    return found.rejects
+
+
+def write_crops(partial: Path, number: int, crops: Iterable[tuple[int, Crop]]) -> None:
+    """Write one pack of crops, each with the row of instances that it shows."""
+    listed = list(crops)
+    blobs = [bytes(crop.data) for _, crop in listed]
+    folder = partial / "store" / "instances" / "packs" / f"{number:05d}"
+    offsets = _write_blobs(folder, blobs, "crops of persons, lossy JPEG, one after another")
+    table = np.zeros(len(listed), CROP)
+    table["row"] = [row for row, _ in listed]
+    table["offset"] = offsets
+    table["length"] = [len(blob) for blob in blobs]
+    table["crc32c"] = [crc32c(blob) for blob in blobs]
+    table["square"] = np.array([crop[1:] for _, crop in listed], np.float32).reshape(-1, 3)
+    file = partial / "crops" / f"{number:05d}.npy"
+    file.parent.mkdir(exist_ok=True)
+    np.save(file, table)
+    flush_file(file)
+
+
+def _place(lengths: Sequence[int]) -> tuple[list[int], int, int]:
+    """Offsets of blobs so that none crosses a chunk; chunk size and length of the pack."""
+    chunk = max([MAX_BLOB_CHUNK, *lengths])
+    offsets, end = [], 0
+    for length in lengths:
+        if end // chunk != (end + max(length, 1) - 1) // chunk:
+            end = (end // chunk + 1) * chunk
+        offsets.append(end)
+        end += length
+    return offsets, min(chunk, max(end, 1)), end
+
+
+def _write_blobs(folder: Path, blobs: Sequence[bytes], meaning: str) -> list[int]:
+    """Write blobs as one array and return where each begins."""
+    offsets, chunk, total = _place([len(blob) for blob in blobs])
+
+    def blocks() -> Iterator[Array]:
+        end = 0
+        for offset, blob in zip(offsets, blobs, strict=True):
+            yield np.zeros(offset - end, np.uint8)
+            yield np.frombuffer(blob, np.uint8)
+            end = offset + len(blob)
+
+    shutil.rmtree(folder, ignore_errors=True)
+    attributes: dict[str, Any] = {"meaning": meaning}
+    write_array(
+        folder, blocks(), (total,), "uint8", ["byte"], rows_per_chunk=chunk, attributes=attributes
+    )
+    return offsets

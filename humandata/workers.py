@@ -1,0 +1,52 @@
+"""Processes that work through a list of jobs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from humandata.errors import HumandataError
+
+
+class Pool:
+    """Runs jobs in this process, or in spawned ones when there is more than one to run."""
+
+    def __init__(self, workers: int | None, jobs: int) -> None:
+        self.workers = workers if workers is not None else (os.cpu_count() or 1)
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def map(
+        self, function: Callable[..., Any], jobs: list[tuple[int, tuple[Any, ...]]]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield ``(number, function(*arguments))`` as the jobs finish."""
+        if self.workers <= 1 or len(jobs) <= 1:
+            for number, arguments in jobs:
+                yield number, function(*arguments)
+            return
+        if self._executor is None:
+            # Spawn: a forked child may inherit locks held by threads of OpenCV or a caller.
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.workers, mp_context=context)
+        futures: dict[Future[Any], int] = {
+            self._executor.submit(function, *arguments): number for number, arguments in jobs
+        }
+        for future in as_completed(futures):
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                raise HumandataError(
+                    "a worker process died, most likely for want of memory. Run the same command "
+                    "again with fewer --workers; it resumes"
+                ) from None
+            yield futures[future], result
