@@ -1,0 +1,286 @@
+"""Pixels of a part of an encoded picture, at a fraction of its size, without decoding the rest.
+
+What is decoded, by format:
+
+- restart-tiled JPEG: the tiles under the region (`humandata.jpeg.cut`), by simplejpeg;
+- other baseline JPEG: entropy codes down to the bottom of the region, pixels of the region only, by
+  libturbojpeg. Where that library is missing, simplejpeg decodes all columns down to the bottom;
+- progressive JPEG: every code of the file, since each scan spans the whole picture, but pixels of
+  the region only;
+- PNG and whatever else OpenCV reads: the whole picture, of which the region is cut.
+
+Pixels are the same whichever way is taken, and the same as in the whole picture decoded by
+libjpeg-turbo with its exact integer DCT and smooth chroma upsampling.
+
+What libjpeg calls a warning (codes that make no sense, an early end) is an error here, unless it
+lies below the region. Where there are restart markers, damage shows at the next of them; a baseline
+file without them has nothing to compare with before its end, so that changed bytes which still read
+as codes are noticed only when the lowest rows are decoded (or by a store's checksums). OpenCV does
+not tell of warnings; it decodes JPEG only where neither library is installed, or neither knows the
+format (unusual chroma factors).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from humandata import jpeg, turbojpeg
+from humandata.errors import HumandataError
+from humandata.packs import Encoded
+from humandata.pictures import DamagedPicture, Memory, cmyk_to_rgb
+from humandata.pictures import decode as decode_whole
+
+Box = tuple[int, int, int, int]
+Pixels = NDArray[np.uint8]
+
+# Of several warnings libjpeg keeps the first. This one comes after the last row, so that it is the
+# only one: what lies between the codes of that row and the end marker.
+_SPARE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+
+# Some files are padded by a few bytes. More are a sign of codes that do not come out even.
+_PADDING = 16
+
+# simplejpeg knows the layouts of turbojpeg.h and refuses the header of a file with another one.
+_UNKNOWN_LAYOUT = re.compile(r"Could not determine (subsampling|colorspace)")
+
+
+class Region(NamedTuple):
+    """A part of a picture.
+
+    Attributes
+    ----------
+    pixels : (h, w, 3) uint8
+        RGB. Empty (h or w is 0) where the box does not meet the picture.
+    left, top : int
+        Pixels of the picture; multiples of ``shrink``.
+    shrink : int
+        Pixel (i, j) covers the pixels ``left + shrink * j ... left + shrink * (j + 1) - 1`` and
+        ``top + shrink * i ...`` of the picture.
+    """
+
+    pixels: Pixels
+    left: int
+    top: int
+    shrink: int
+
+
+def decode_region(
+    encoded: Encoded, box: Box, shrink: int = 1, memory: Memory | None = None
+) -> Region:
+    """Decode the part of a picture under a box.
+
+    EXIF orientation is not applied; grey is repeated, CMYK and YCCK become RGB, transparency is
+    dropped.
+
+    Parameters
+    ----------
+    encoded : Encoded
+        File and restart intervals, as `Store.encoded` gives them; ``Encoded(memoryview(data))``
+        for any file.
+    box : (int, int, int, int)
+        Left, top, right and bottom, right and bottom excluded, in pixels of the picture. What lies
+        outside of the picture is left out.
+    shrink : {1, 2, 4, 8}
+        Decode a JPEG at this fraction of its size (fewer coefficients, which is cheaper). Other
+        formats have no smaller form and come at full size; so do JPEGs of less than a block.
+    memory : Memory, optional
+        Where pixels are written; they are then valid until it is used again. By default every
+        region has its own.
+
+    Returns
+    -------
+    Region
+        Exactly the box, widened to multiples of ``shrink``.
+
+    Raises
+    ------
+    DamagedPicture
+        With the reason in the decoder's words.
+    """
+    if shrink not in (1, 2, 4, 8):
+        raise HumandataError(f"a picture cannot be shrunk by {shrink}: 1, 2, 4 and 8 are possible")
+    memory = Memory() if memory is None else memory
+    data = encoded.data
+    if bytes(data[:2]) != b"\xff\xd8":
+        return _other(data, box)
+    frame = jpeg.read_frame(data)
+    if frame.width < 8 and frame.height < 8:
+        shrink = 1
+    # The box in pixels of the reduced picture, and what of the picture they cover.
+    left, top = max(box[0], 0) // shrink, max(box[1], 0) // shrink
+    right = -(-min(box[2], frame.width) // shrink)
+    bottom = -(-min(box[3], frame.height) // shrink)
+    if left >= right or top >= bottom:
+        return Region(np.empty((0, 0, 3), np.uint8), left * shrink, top * shrink, shrink)
+    inner = left, top, right, bottom
+    lengths = encoded.lengths
+    if lengths is None:
+        lengths = _intervals(data, frame)
+    if lengths is None:
+        pixels = _plain(data, frame, inner, shrink, memory)
+    else:
+        outer = left * shrink, top * shrink, right * shrink, bottom * shrink
+        try:
+            cut = jpeg.cut(data, lengths, outer)
+        except HumandataError as error:  # its header does not fit the index
+            raise DamagedPicture(str(error)) from error
+        cmyk = frame.components == 4
+        whole = _whole(cut.data, cut.width, cut.height, shrink, memory, cmyk, spare=0)
+        x, y = cut.left // shrink, cut.top // shrink
+        pixels = whole[top - y : bottom - y, left - x : right - x]
+    if pixels.shape[2] == 4:
+        pixels = cmyk_to_rgb(pixels)
+    return Region(pixels, left * shrink, top * shrink, shrink)
+
+
+def _intervals(data: memoryview, frame: jpeg.Frame) -> NDArray[np.uint16] | None:
+    """Lengths of the restart intervals of a file that happens to be tiled."""
+    if not frame.restart_interval or frame.mcus_per_row % frame.restart_interval:
+        return None
+    try:
+        return jpeg.tile_lengths(data, frame)
+    except HumandataError:  # damaged, perhaps below the region only; or intervals too long
+        return None
+
+
+def _plain(data: memoryview, frame: jpeg.Frame, box: Box, shrink: int, memory: Memory) -> Pixels:
+    """Pixels under a box of the reduced picture, from a JPEG that cannot be cut."""
+    left, top, right, bottom = box
+    height, spare = frame.height, _PADDING
+    if not frame.progressive and _one_scan(data, frame):
+        # A pixel more than asked for: chroma between two rows of samples is a mean of both.
+        rows = -(-(bottom + 1) * shrink // frame.mcu_height)
+        height = min(rows * frame.mcu_height, height)
+        if height < frame.height or bytes(data[-2:]) != b"\xff\xd9":
+            data = _upper_part(data, frame, rows, height)
+        if height < frame.height:
+            spare = len(data)
+    cmyk = frame.components == 4
+    library = turbojpeg.find()
+    if library is None:
+        whole = _whole(data, frame.width, height, shrink, memory, cmyk, spare)
+        return whole[top:bottom, left:right]
+    # Beside the left and the right edge of what is decoded chroma is not interpolated.
+    wide = max(left - 1, 0), top, min(right + 1, -(-frame.width // shrink)), bottom
+    source = np.frombuffer(data, np.uint8)
+    pixels, x, y, warning = library.decode(source, wide, shrink, memory, cmyk)
+    _refuse(warning, spare)
+    return pixels[top - y : bottom - y, left - x : right - x]
+
+
+def _one_scan(data: memoryview, frame: jpeg.Frame) -> bool:
+    # The scan header ends with 2 bytes per component and 3 more; before them, their number.
+    return data[frame.scan - 4 - 2 * frame.components] == frame.components
+
+
+def _upper_part(data: memoryview, frame: jpeg.Frame, rows: int, height: int) -> memoryview:
+    """The file of a picture's upper MCU rows, at the end of which a decoder stops.
+
+    It ends with an end marker in any case: a decoder that misses codes then calls that a premature
+    end of the data, and one that has codes left calls them extraneous.
+    """
+    end = len(data)
+    if frame.restart_interval:
+        markers = jpeg.find_markers(data, frame.scan)
+        last = -(-rows * frame.mcus_per_row // frame.restart_interval) - 1
+        if last < len(markers):
+            end = int(markers[last])
+    at = frame.size_at
+    parts = data[:at], height.to_bytes(2, "big"), data[at + 2 : end], b"\xff\xd9"
+    return memoryview(b"".join(parts))
+
+
+def _whole(
+    data: bytes | memoryview,
+    width: int,
+    height: int,
+    shrink: int,
+    memory: Memory,
+    cmyk: bool,
+    spare: int,
+) -> Pixels:
+    """All pixels of a JPEG of the given size, reduced.
+
+    ``spare`` is how many bytes may lie between the last row and the end marker.
+    """
+    height, width = -(-height // shrink), -(-width // shrink)
+    decode = _simplejpeg()
+    if decode is not None:
+        pixels = memory.take(height, width, 4 if cmyk else 3)
+        try:
+            # Of the library's fractions, the smallest that gives this size is 1 / shrink.
+            decode(
+                data,
+                colorspace="CMYK" if cmyk else "RGB",
+                min_height=height,
+                min_width=width,
+                buffer=pixels.reshape(-1),
+            )
+            return pixels
+        except ValueError as error:
+            words = str(error)
+            if not _UNKNOWN_LAYOUT.search(words):
+                _refuse(words, spare)
+                return pixels  # a warning is raised when the pixels are written already
+    library = turbojpeg.find()
+    if library is not None:
+        box = 0, 0, width, height
+        source = np.frombuffer(data, np.uint8)
+        pixels, _, _, warning = library.decode(source, box, shrink, memory, cmyk)
+        _refuse(warning, spare)
+        return pixels
+    return decode_whole(data, shrink)
+
+
+def _refuse(warning: str, spare: int) -> None:
+    found = _SPARE.search(warning)
+    if warning and not (found and int(found[1]) <= spare):
+        raise DamagedPicture(warning)
+
+
+def _other(data: memoryview, box: Box) -> Region:
+    """A picture that only OpenCV reads, decoded whole; the pixels are a copy of the part."""
+    whole = decode_whole(data)
+    left, top = max(box[0], 0), max(box[1], 0)
+    pixels = whole[top : max(box[3], 0), left : max(box[2], 0)]
+    return Region(pixels if pixels.size else pixels[:0], left, top, 1)
+
+
+@cache
+def _simplejpeg() -> Callable[..., Pixels] | None:
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError:
+        return None
+    return decode_jpeg  # type: ignore[no-any-return]
+
+
+def decoders() -> dict[str, str]:
+    """The library that decodes each kind of picture: its name, version and place.
+
+    Returns
+    -------
+    dict
+        Keys ``restart-tiled``, ``JPEG`` and ``PNG and others``.
+    """
+    library, simple = turbojpeg.find(), _simplejpeg()
+    other = _described("opencv", "cv2")
+    turbo = f"libturbojpeg {library.version} ({library.path})" if library else ""
+    tiles = _described("simplejpeg", "simplejpeg") if simple else turbo or other
+    return {
+        "restart-tiled": tiles,
+        "JPEG": turbo or f"{tiles}, which decodes whole rows",
+        "PNG and others": other,
+    }
+
+
+def _described(name: str, module: str) -> str:
+    imported = importlib.import_module(module)
+    return f"{name} {getattr(imported, '__version__', '')} ({imported.__file__})"
