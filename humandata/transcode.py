@@ -206,7 +206,7 @@ def _decode(data: bytes, frame: Frame) -> None:
 
     space = "CMYK" if frame.components == 4 else "GRAY"
     try:
-        simplejpeg.decode_jpeg(data, space, min_factor=8)
+        simplejpeg.decode_jpeg(data, space, min_height=1, min_width=1)
     except ValueError as error:
         raise _Keep(f"damaged: {error}") from error
 
@@ -276,7 +276,10 @@ def _inspect(data: bytes) -> tuple[Frame, _Check]:
             elif marker == jpeg.DHT:
                 huffman |= _huffman(body, check)
             elif marker == jpeg.SOS:
-                seen |= _scan(body, components, huffman, kind == jpeg.SOF2)
+                names = _scan(body, components, huffman, kind == jpeg.SOF2)
+                if kind != jpeg.SOF2 and names & seen:
+                    raise DamagedPicture("a component has more than one scan")
+                seen |= names
             elif jpeg.APP0 <= marker < 0xF0 or marker == jpeg.COM:
                 if not check.scans:
                     check.kept_segments.append((start, end))
