@@ -36,6 +36,31 @@ class Source:
     """Share of the samples that come from it, relative to the other weights."""
 
 
+AUGMENTATIONS = {
+    "photometric_distortion": 1.0,
+    "hard_erasing": 0.5,
+    "synthetic_occlusion": 1.0,
+    "keypoint_occlusion": 1.0,
+    "soft_erasing": 0.5,
+    "self_mix": 0.5,
+    "coarse_dropout": 0.5,
+    "grid_dropout": 0.5,
+}
+"""What `Recipe.augment` may name, and the share of samples that hmr-benchmarks applies it to."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One entry of `Recipe.augment`."""
+
+    name: str
+    """One of `AUGMENTATIONS`."""
+    probability: float
+    """Share of samples it is applied to."""
+    datasets: tuple[str, ...] = ()
+    """The datasets it is applied to; all of the mix where none is named."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides how a network is trained.
@@ -64,6 +89,10 @@ class Recipe:
     rotation: _Weight = 30.0
     rotation_probability: _Fraction = 0.6
     channel_noise: Annotated[float, Meta(ge=0, lt=1)] = 0.4
+    random_crop: _Fraction = 0.0
+    random_crop_factor: Annotated[float, Meta(ge=0, lt=1)] = 0.4
+    augment: tuple[str, ...] = ()
+    occluders: str | None = None
 
     batch_size: _AtLeastOne = 64
     steps: _Count = 0
@@ -80,7 +109,10 @@ class Recipe:
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.5
 
     seed: _Count = 0
+    epoch_length: _AtLeastOne | None = None
     workers: _Count = 2
+    processes: bool = False
+    damaged_rate: _Fraction = 0.02
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     log_every: _AtLeastOne = 10
@@ -120,7 +152,7 @@ def from_dict(values: Mapping[str, Any], source: str | Path = "recipe") -> Recip
                 hint="schemas/run.json describes every field.",
             )
     try:
-        return msgspec.convert(dict(values), Recipe)
+        recipe = msgspec.convert(dict(values), Recipe)
     except msgspec.ValidationError as error:
         # msgspec ends its message with the path of the value: "... - at `$.lr`"
         reason, _, where = str(error).partition(" - at `$.")
@@ -128,6 +160,13 @@ def from_dict(values: Mapping[str, Any], source: str | Path = "recipe") -> Recip
         choices = get_args(get_type_hints(Recipe).get(field))
         expected = f"one of {', '.join(map(str, choices))}" if choices else "a valid recipe"
         raise DataError(source, field or None, expected=expected, found=reason) from error
+    try:
+        _check_augmentations(recipe)
+    except HumandataError as error:
+        raise DataError(
+            source, "augment", expected="NAME[=PROBABILITY][@DATASET,...]", found=str(error)
+        ) from error
+    return recipe
 
 
 def read(path: Path) -> Recipe:
@@ -187,9 +226,47 @@ def parse_source(text: str) -> Source:
     return Source(path, value)
 
 
+def parse_augmentation(text: str) -> Augmentation:
+    """An augmentation from ``NAME[=PROBABILITY][@DATASET[,DATASET...]]``.
+
+    >>> parse_augmentation("self_mix@h36m")
+    Augmentation(name='self_mix', probability=0.5, datasets=('h36m',))
+
+    Raises
+    ------
+    HumandataError
+        When the name is none of `AUGMENTATIONS`, the probability none, or a dataset is left empty.
+    """
+    head, at, datasets = text.partition("@")
+    name, equals, share = head.partition("=")
+    name = name.strip()
+    if name not in AUGMENTATIONS:
+        near = _near(name, AUGMENTATIONS) or f"; there are {', '.join(AUGMENTATIONS)}"
+        raise HumandataError(f"{text!r} names no augmentation{near}")
+    probability = AUGMENTATIONS[name]
+    if equals:
+        try:
+            probability = float(share)
+        except ValueError:
+            probability = -1.0
+        if not 0 <= probability <= 1:
+            raise HumandataError(f"{text!r}: {share!r} is not a probability from 0 to 1")
+    restricted = tuple(part.strip() for part in datasets.split(",")) if at else ()
+    if at and not all(restricted):
+        raise HumandataError(f"{text!r}: name a dataset after each '@' and ','")
+    return Augmentation(name, probability, restricted)
+
+
+def _check_augmentations(recipe: Recipe) -> None:
+    names = [parse_augmentation(text).name for text in recipe.augment]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise HumandataError(f"{twice[0]!r} is named twice")
+
+
 _FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 
 
-def _near(name: str) -> str:
-    near = difflib.get_close_matches(name, _FIELDS, n=3)
+def _near(name: str, names: Iterable[str] = _FIELDS) -> str:
+    near = difflib.get_close_matches(name, names, n=3)
     return f" (near names: {', '.join(near)})" if near else ""
