@@ -8,7 +8,8 @@ of the result.
 A fatal error of libjpeg would end the process (:mod:`humandata.libjpeg` says why), so everything
 that it checks is checked here first (ITU-T T.81 Annex B, and the checks of jdmarker.c, jdinput.c,
 jdhuff.c, jdphuff.c, jchuff.c and jcmaster.c of libjpeg-turbo), and what does not pass is kept as
-it is. Pictures of several scans are decoded first by simplejpeg, which survives what it meets.
+it is. Pictures of several scans are decoded first by simplejpeg, or by OpenCV, which survive what
+they meet.
 """
 
 from __future__ import annotations
@@ -204,19 +205,26 @@ def _decode(data: bytes, frame: Frame) -> None:
     """Decode at an eighth of the size, to see that libjpeg can read all scans."""
     import simplejpeg
 
-    space = "CMYK" if frame.components == 4 else "GRAY"
     try:
+        space = "CMYK" if frame.components == 4 else "GRAY"
         simplejpeg.decode_jpeg(data, space, min_height=1, min_width=1)
     except ValueError as error:
-        raise _Keep(f"damaged: {error}") from error
+        # TurboJPEG, which simplejpeg uses, knows the customary sampling factors only.
+        if "subsampling" not in str(error):
+            raise _Keep(f"damaged: {error}") from error
+        import cv2
+
+        flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
+        if cv2.imdecode(np.frombuffer(data, np.uint8), flags) is None:
+            raise _Keep("damaged: some of its scans cannot be read") from None
 
 
 def _check_coefficients(transform: libjpeg.Transform, frame: Frame, check: _Check) -> None:
     """Make sure that every coefficient has a Huffman symbol in a baseline file.
 
-    DC values of 8-bit pictures lie within ±1024 (T.81 F.1.1.3: 11 bits), so that differences have
-    at most 11 bits; AC values have at most 10. Tables can describe more, and a damaged file may
-    accumulate more; the writer ends with a fatal error there.
+    DC values of 8-bit pictures lie from -1024 to 1023, so that differences have at most 11 bits
+    (T.81 F.1.2.1); AC values have at most 10 bits, which -1024 has not (F.1.2.2). Tables can describe
+    more, and a damaged file may accumulate more; the writer ends with a fatal error there.
     """
     for number, (across, down) in enumerate(check.sampling):
         if len(check.sampling) == 1:
@@ -227,8 +235,11 @@ def _check_coefficients(transform: libjpeg.Transform, frame: Frame, check: _Chec
             blocks, rows = frame.mcus_per_row * across, frame.mcu_rows * down
         values = transform.coefficients(number, rows, blocks)
         if check.plain_tables:
-            values = values[..., 0]  # the others cannot be larger
-        if values.max() > 1023 or values.min() < -1024:
+            values = values[..., :1]  # the others cannot be larger
+        if values.max() > 1023 or (
+            values.min() < -1023
+            and (values[..., 0].min() < -1024 or values[..., 1:].min(initial=0) < -1023)
+        ):
             raise _Keep("unusual JPEG: coefficients beyond what the baseline process holds")
 
 
