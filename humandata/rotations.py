@@ -1,13 +1,13 @@
 """Forms of a rotation and the maps between them, on arrays of any leading shape.
 
-Axis-angle vectors in radians, matrices, quaternions with the real part first, and the interleaved
-6D form of HMR. Computed in float64 and returned in the precision of the floating input (float64
-for integers).
+Axis-angle vectors in radians, matrices, quaternions with the real part first, and the 6D forms of
+HMR and of others. Computed in float64 and returned in the precision of the floating input (float64
+for integers). The same functions for torch are in `humandata.training.rotations`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,9 @@ from humandata.errors import HumandataError
 
 Float = NDArray[np.floating[Any]]
 Float64 = NDArray[np.float64]
+
+Layout = Literal["interleaved", "columns", "rows"]
+"""Order of the six numbers of a 6D rotation, see `matrix_to_rotation6d`."""
 
 _TINY = 1e-12
 
@@ -114,26 +117,50 @@ def quaternion_to_matrix(quaternion: ArrayLike) -> Float:
     return matrix.astype(dtype)
 
 
-def matrix_to_rotation6d(matrix: ArrayLike) -> Float:
-    """First two columns of rotations (..., 3, 3) as (..., 6), in HMR's interleaved order.
+def matrix_to_rotation6d(matrix: ArrayLike, layout: Layout = "interleaved") -> Float:
+    """Two columns (or rows) of rotations (..., 3, 3) as six numbers (..., 6).
 
-    The 3x2 block is flattened row by row: ``(r00, r01, r10, r11, r20, r21)``; the identity is
-    ``(1, 0, 0, 1, 0, 0)``. This is not PyTorch3D's 6D form, which holds two rows.
+    Three orders are in use (Zhou et al., CVPR 2019, does not fix one):
+
+    ``interleaved``
+        ``(r00, r01, r10, r11, r20, r21)``: the first two columns as a 3x2 block read row by row.
+        HMR's and SPIN's heads and their descendants, CLIFF, PARE, mmhuman3d.
+    ``columns``
+        ``(r00, r10, r20, r01, r11, r21)``: the first column, then the second. 4D-Humans.
+    ``rows``
+        ``(r00, r01, r02, r10, r11, r12)``: the first row, then the second. PyTorch3D.
+
+    The identity is ``(1, 0, 0, 1, 0, 0)``, ``(1, 0, 0, 0, 1, 0)`` and ``(1, 0, 0, 0, 1, 0)``.
     """
     rotation, dtype = as_floating(matrix, (3, 3), "rotation matrix")
-    columns = rotation[..., :2]
-    return columns.reshape(*columns.shape[:-2], 6).astype(dtype)
+    _check_layout(layout)
+    if layout != "rows":
+        rotation = rotation[..., :2]
+    if layout == "columns":
+        rotation = np.swapaxes(rotation, -1, -2)
+    six = rotation[..., :2, :] if layout == "rows" else rotation
+    return six.reshape(*six.shape[:-2], 6).astype(dtype)
 
 
-def rotation6d_to_matrix(rotation6d: ArrayLike) -> Float:
-    """Rotations (..., 3, 3) of HMR's interleaved 6D form (..., 6), by Gram-Schmidt.
+def rotation6d_to_matrix(rotation6d: ArrayLike, layout: Layout = "interleaved") -> Float:
+    """Rotations (..., 3, 3) of six numbers (..., 6), by Gram-Schmidt.
 
-    Degenerate input gives zero columns, never NaN: a zero first vector all three, a second vector
-    that is zero or parallel to the first the last two.
+    Degenerate input gives zero columns (zero rows in the layout ``rows``), never NaN: a zero first
+    vector all three, a second vector that is zero or parallel to the first the last two.
+
+    Parameters
+    ----------
+    rotation6d : array_like, shape (..., 6)
+        Need not be orthonormal.
+    layout : {"interleaved", "columns", "rows"}
+        See `matrix_to_rotation6d`.
     """
     values, dtype = as_floating(rotation6d, (6,), "6D rotation")
-    block = values.reshape(*values.shape[:-1], 3, 2)
-    a1, a2 = block[..., 0], block[..., 1]
+    _check_layout(layout)
+    if layout == "interleaved":
+        a1, a2 = values[..., 0::2], values[..., 1::2]
+    else:
+        a1, a2 = values[..., :3], values[..., 3:]
     b1 = a1 / np.maximum(np.linalg.norm(a1, axis=-1, keepdims=True), _TINY)
     rest = a2 - (b1 * a2).sum(axis=-1, keepdims=True) * b1
     size = np.linalg.norm(rest, axis=-1, keepdims=True)
@@ -141,7 +168,14 @@ def rotation6d_to_matrix(rotation6d: ArrayLike) -> Float:
     rounding = 8 * np.finfo(dtype).eps * np.linalg.norm(a2, axis=-1, keepdims=True)
     b2 = np.where(size > rounding, rest / np.maximum(size, _TINY), 0)
     b2 = np.where(np.abs(b1).max(axis=-1, keepdims=True) > 0, b2, 0)
-    return np.stack([b1, b2, np.cross(b1, b2)], axis=-1).astype(dtype)
+    axis = -2 if layout == "rows" else -1
+    return np.stack([b1, b2, np.cross(b1, b2)], axis=axis).astype(dtype)
+
+
+def _check_layout(layout: str) -> None:
+    if layout not in get_args(Layout):
+        known = ", ".join(get_args(Layout))
+        raise HumandataError(f"no order {layout!r} of 6D rotations; there are {known}")
 
 
 def as_floating(
