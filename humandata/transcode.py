@@ -223,8 +223,8 @@ def _check_coefficients(transform: libjpeg.Transform, frame: Frame, check: _Chec
     """Make sure that every coefficient has a Huffman symbol in a baseline file.
 
     DC values of 8-bit pictures lie from -1024 to 1023, so that differences have at most 11 bits
-    (T.81 F.1.2.1); AC values have at most 10 bits, which -1024 has not (F.1.2.2). Tables can describe
-    more, and a damaged file may accumulate more; the writer ends with a fatal error there.
+    (T.81 F.1.2.1); AC values have at most 10 bits, which -1024 has not (F.1.2.2). Tables can
+    describe more, and a damaged file may accumulate more; the writer ends with a fatal error there.
     """
     for number, (across, down) in enumerate(check.sampling):
         if len(check.sampling) == 1:

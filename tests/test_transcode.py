@@ -7,7 +7,6 @@ script, this file damages pictures at random and checks what becomes of them.
 from __future__ import annotations
 
 import io
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -236,25 +235,21 @@ def test_a_tile_is_about_128_pixels_wide_or_a_row(size: tuple[int, int], tiles: 
     assert check(data).tile_width == tiles
 
 
-@given(
-    width=st.integers(64, 8000),
-    height=st.integers(64, 8000),
-    bits=st.floats(0.05, 8),
-    seed=st.just(0),
-)
-def test_tile_widths_are_all_divisors(width: int, height: int, bits: float, seed: int) -> None:
-    frame = jpeg.read_frame(saved(texture(64, 64, seed), subsampling="4:2:0"))
-    across, down = -(-width // 16), -(-height // 16)
-    frame = jpeg.Frame(
-        **{name: getattr(frame, name) for name in frame.__slots__}
-        | {"width": width, "height": height, "mcus_per_row": across, "mcu_rows": down}
-    )
-    size = int(width * height * bits / 8)
+@given(st.integers(64, 8000), st.integers(64, 8000), st.floats(0.05, 8))
+def test_the_first_tile_width_is_affordable_and_the_rest_are_all_divisors(
+    width: int, height: int, bits: float
+) -> None:
+    data = bytearray(saved(np.zeros((64, 64, 3), np.uint8), subsampling="4:2:0"))
+    at = jpeg.read_frame(data).size_at
+    data[at : at + 4] = (height << 16 | width).to_bytes(4, "big")
+    frame = jpeg.read_frame(data)
+    across, down, size = -(-width // 16), -(-height // 16), int(width * height * bits / 8)
     widths = tile_widths(frame, size)
     assert sorted(widths) == [d for d in range(1, across + 1) if across % d == 0]
     best = widths[0]
+    # At 5.5 bytes an interval, markers and index take at most 4 % of the file.
     assert best == across or across // best * down * 5.5 <= 0.04 * size
-    assert best == across or best >= 3
+    assert best == across or best * 16 >= 48
 
 
 def test_a_picture_with_little_in_it_has_wide_tiles_or_is_kept() -> None:
@@ -348,18 +343,25 @@ def test_threads_write_what_one_thread_writes() -> None:
             assert result == expected
 
 
-def test_memory_stays_flat() -> None:
+def test_memory_stays_flat(tmp_path: Path) -> None:
     whole = saved(texture(640, 480))
     pictures = [whole, saved(texture(640, 480), progressive=True), whole[:-400], whole[:-2]]
-
-    def peak() -> int:
-        for data in pictures * 10:
-            tile(data)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, on macOS bytes
-
-    first = peak()
-    peak()
-    assert peak() - first < (2 << 10) * (1024 if sys.platform == "darwin" else 1)
+    for i, data in enumerate(pictures):
+        (tmp_path / f"{i}.jpg").write_bytes(data)
+    # In a process of its own, whose peak is not that of other tests. A picture's coefficients
+    # take 0.9 MB, so that one that is not given back shows.
+    script = (
+        "import resource, sys, pathlib, humandata.transcode\n"
+        "pictures = [file.read_bytes() for file in pathlib.Path(sys.argv[1]).iterdir()]\n"
+        "for _ in range(4):\n"
+        "    for data in pictures * 10: humandata.transcode.tile(data)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    first, *_, last = map(int, done.stdout.split())
+    assert last - first < 2000 * (1024 if sys.platform == "darwin" else 1)
 
 
 def test_a_fatal_error_of_libjpeg_ends_the_process_with_a_sentence() -> None:
