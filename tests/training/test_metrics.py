@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -494,3 +495,189 @@ def test_an_interval_of_nonsense_is_refused() -> None:
         metrics.bootstrap_interval([1.0, 2], level=95)
     with pytest.raises(HumandataError, match="2 errors, 2 weights and 3 clusters"):
         metrics.bootstrap_interval([1.0, 2], clusters=[1, 2, 3])
+
+
+# Joints, 2D, and the numbers of the published codes
+
+REFERENCE = Path(__file__).parent / "references" / "metrics.npz"
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, Array]:
+    with np.load(REFERENCE) as file:
+        return dict(file)
+
+
+def test_every_figure_equals_mmhuman3d(reference: dict[str, Array]) -> None:
+    pred, gt, mask = (reference[name] for name in ("pred", "gt", "mask"))
+    np.testing.assert_allclose(
+        metrics.similarity_align(pred, gt), reference["aligned"], rtol=0, atol=1e-9
+    )
+    errors = metrics.similarity_errors(pred, gt)
+    figures = {
+        "mpjpe_none": metrics.mpjpe(pred, gt, mask),
+        "mpjpe_procrustes": metrics.pooled(errors, mask),
+        "mpjpe_scale": metrics.pooled(
+            metrics.joint_errors(metrics.scale_align(pred, gt), gt), mask
+        ),
+        "pve_none": metrics.pve(pred, gt),
+        "pve_procrustes": metrics.pa_pve(pred, gt),
+        "pve_scale": metrics.n_mpjpe(pred, gt),
+        "pck_none": metrics.pck3d(pred, gt, mask, 150),
+        "pck_procrustes": 100 * metrics.pooled(errors < 150, mask),
+        "auc_none": metrics.auc(pred, gt, mask, 150),
+        "auc_procrustes": 100 * metrics.pooled(metrics.auc_shares(errors, 150), mask),
+    }
+    for name, figure in figures.items():
+        # The reference counts hits in single precision.
+        assert figure == pytest.approx(float(reference[name]), rel=1e-6), name
+    for name in ("mpjpe_none", "mpjpe_procrustes", "mpjpe_scale", "pve_procrustes"):
+        assert figures[name] == pytest.approx(float(reference[name]), rel=1e-13), name
+
+
+def test_alignment_on_visible_joints_and_2d_figures_equal_3dnbf(
+    reference: dict[str, Array],
+) -> None:
+    visible = metrics.pa_mpjpe(reference["pred"], reference["gt"], reference["mask_visible"])
+    assert visible == pytest.approx(float(reference["mpjpe_procrustes_visible"]), rel=1e-13)
+    pred, gt, mask = (reference[name] for name in ("pred2d", "gt2d", "mask2d"))
+    assert metrics.pckh(pred, gt, mask) == pytest.approx(float(reference["pckh"]), rel=1e-13)
+    share = metrics.pck2d(pred / 224, gt / 224, mask, 0.1)
+    assert share == pytest.approx(float(reference["pck2d"]), rel=1e-13)
+
+
+def test_acceleration_errors_equal_mmhuman3d(reference: dict[str, Array]) -> None:
+    pred, gt, frames = (reference[name] for name in ("pred", "gt", "frames"))
+    everything = reference["acceleration"].mean()
+    assert metrics.acceleration_error(pred, gt) == pytest.approx(everything, rel=1e-13)
+    visible = reference["acceleration_visible"].mean()
+    ours = metrics.acceleration_error(pred, gt, frames[:, None])
+    assert ours == pytest.approx(visible, rel=1e-13)
+
+
+def test_joint_means_pool_each_joint_over_the_samples_that_have_it() -> None:
+    errors = np.array([[1.0, 2, 3], [3, 6, 5]])
+    np.testing.assert_array_equal(metrics.joint_means(errors), [2, 4, 4])
+    means = metrics.joint_means(errors, np.array([[1, 0, 0], [1, 1, 0]]))
+    np.testing.assert_array_equal(means, [2, 6, np.nan])
+    assert np.isnan(metrics.joint_means(np.zeros((0, 3)))).all()
+
+
+def test_pckh_is_a_mean_of_joints_within_half_a_head() -> None:
+    gt = np.zeros((3, 14, 2))
+    gt[:, 13, 1] = [10, 20, 40]  # heads, neck to top
+    pred = gt.copy()
+    pred[:, 0, 0] = [5, 10.001, 19]  # right at half a head, beyond, inside
+    pred[:, 1, 0] = 15  # inside half a head of the last person only
+    share = [2 / 3, 1 / 3, *[1] * 12]
+    assert metrics.pckh(pred, gt) == pytest.approx(100 * np.mean(share))
+    mask = np.ones((3, 14), bool)
+    mask[:2, 1] = False  # joints weigh alike however often they are seen
+    mask[:, 2] = False
+    share = [2 / 3, 1, *[1] * 11]
+    assert metrics.pckh(pred, gt, mask) == pytest.approx(100 * np.mean(share))
+    assert metrics.pckh(pred, gt, threshold=0.01) == pytest.approx(100 * 12 / 14)
+
+
+def test_pckh_measures_the_head_of_joints_that_do_not_count_and_needs_one() -> None:
+    random = np.random.default_rng(0)
+    gt = random.uniform(0, 224, (5, 14, 2))
+    pred = gt + 20 * random.normal(size=gt.shape)
+    mask = np.ones((5, 14), bool)
+    mask[:, 12:] = False
+    assert metrics.pckh(pred, gt, mask) == pytest.approx(
+        100 * np.mean(metrics.joint_means(metrics.head_hits(
+            pred, gt, np.linalg.norm(gt[:, 12] - gt[:, 13], axis=1) / 2, mask
+        ), mask)[:12])
+    )  # fmt: skip
+    gt[3, 12] = np.nan
+    rest = [0, 1, 2, 4]
+    assert metrics.pckh(pred, gt, mask) == metrics.pckh(pred[rest], gt[rest], mask[rest])
+    assert np.isnan(metrics.pckh(pred, gt, np.zeros_like(mask)))
+    pred[1, 2] = np.nan
+    with pytest.raises(HumandataError, match="the prediction of row 1"):
+        metrics.pckh(pred, gt, mask)
+    with pytest.raises(HumandataError, match=r"shape \(N, K, 2\)"):
+        metrics.pckh(np.zeros((1, 14, 3)), np.zeros((1, 14, 3)))
+
+
+# The closed form of the nearest rotation
+
+
+def decomposed(matrices: Array) -> tuple[Array, Array]:
+    u, s, vt = np.linalg.svd(matrices)
+    sign = np.linalg.det(u @ vt)
+    u[..., 2] *= sign[:, None]
+    return u @ vt, s[:, 0] + s[:, 1] + sign * s[:, 2]
+
+
+@given(seeds, st.floats(-3, 0), st.floats(-3, 0), st.sampled_from([-1.0, 1.0]), st.floats(-9, 9))
+def test_the_nearest_rotation_is_that_of_the_decomposition(
+    seed: int, second: float, third: float, sign: float, size: float
+) -> None:
+    """Singular values from alike to a thousandth of each other, mirrored or not, of any size."""
+    random = np.random.default_rng(seed)
+    turns = Rotation.random(16, random_state=random).as_matrix()
+    values = np.sort([1, 10**second, 10**third])[::-1] * [1, 1, sign]
+    matrices = 10**size * (turns[:8] * values) @ turns[8:]
+    rotations, traces = alignment.nearest_rotations(matrices)
+    np.testing.assert_allclose(np.linalg.det(rotations), 1, atol=1e-10)
+    np.testing.assert_allclose(traces, 10**size * values.sum(), rtol=1e-11)
+    gap = values[1] + values[2]
+    if gap > 1e-6:
+        expected, _ = decomposed(matrices)
+        np.testing.assert_allclose(rotations, expected, atol=1e-12 / min(gap, 1))
+
+
+def test_matrices_without_a_nearest_rotation_get_one_all_the_same() -> None:
+    line = np.outer([1.0, 2, 3], [3.0, -1, 2])
+    mirror = np.diag([1.0, 1, -1])
+    matrices = np.stack([np.zeros((3, 3)), line, mirror, 1e-200 * np.eye(3), 1e150 * np.eye(3)])
+    rotations, traces = alignment.nearest_rotations(matrices)
+    np.testing.assert_allclose(np.linalg.det(rotations), 1)
+    np.testing.assert_allclose(
+        rotations @ np.swapaxes(rotations, 1, 2), np.tile(np.eye(3), (5, 1, 1)), atol=1e-15
+    )
+    expected = [0, np.linalg.norm(line), 1, 3e-200, 3e150]
+    np.testing.assert_allclose(traces, expected, rtol=1e-12)
+    assert alignment.nearest_rotations(np.zeros((0, 3, 3)))[0].shape == (0, 3, 3)
+
+
+def test_matrices_are_left_alone() -> None:
+    one = np.random.default_rng(0).normal(size=(1, 3, 3))
+    before = one.copy()
+    alignment.nearest_rotations(one)
+    np.testing.assert_array_equal(one, before)
+
+
+@pytest.mark.parametrize("thin", [1.0, 0.3, 0.1, 0.03, 0.01, 0.003])
+def test_pa_errors_agree_with_scipy_to_a_billionth_of_a_millimetre(thin: float) -> None:
+    """Bodies a metre high, from as wide as high to a stick, in millimetres."""
+    random = np.random.default_rng(1)
+    gt = 500 * random.normal(size=(300, 14, 3)) * [1, thin, thin]
+    pred = gt + 50 * thin * random.normal(size=gt.shape) + 300
+    errors = metrics.similarity_errors(pred, gt)
+    compared = 0
+    for source, target, ours in zip(pred, gt, errors, strict=True):
+        a, b = source - source.mean(axis=0), target - target.mean(axis=0)
+        rotation, trace = orthogonal_procrustes(a, b)
+        if np.linalg.det(rotation) < 0:
+            continue
+        theirs = np.linalg.norm(trace / (a**2).sum() * (a @ rotation) - b, axis=1)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+        compared += 1
+    assert compared > 250
+
+
+def test_errors_after_alignment_need_no_aligned_points() -> None:
+    pred, gt = pair(30, noise=0.4)
+    pred[3], gt[3] = 1.5, np.linspace(0, 1, 14)[:, None]  # a point onto a line
+    mask = np.random.default_rng(0).random((30, 14)) < 0.5
+    mask[5], mask[6] = False, np.arange(14) == 2
+    for seen in (None, mask):
+        aligned = metrics.similarity_align(pred, gt, seen)
+        errors = metrics.similarity_errors(pred, gt, seen)
+        some = np.ones_like(mask) if seen is None else seen
+        np.testing.assert_allclose(
+            errors[some], np.linalg.norm(aligned - gt, axis=-1)[some], atol=1e-14
+        )
