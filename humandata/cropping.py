@@ -77,10 +77,11 @@ class Crops:
         centre, side = geometry.xywh_to_square(given)
         usable &= (given[:, 4] > 0) & (side > 0)
         side = side * (ENLARGEMENT if self.factor == 1 else 1.0)
-        half = side * self.margin / 2
+        # Beyond the margin one pixel of the crop, which a loader's bilinear sampling looks at.
+        half = side * self.margin / 2 + np.maximum(side / self.size, 1)
         first = np.floor(centre - half[:, None])
-        # One more than needed, because pixels are points: the last one is a whole pixel, too.
-        count = np.ceil(2 * half) + 1
+        # Pixels are points: up to two more of them than fit between both ends of a line.
+        count = np.ceil(2 * half) + 2
         usable &= (np.abs(first) < _FAR).all(axis=1) & (count < _FAR)
         squares = np.column_stack([first, count])
         pixels = np.where(side > self.size, count * self.size / np.maximum(side, 1e-9), count)
