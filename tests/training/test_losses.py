@@ -1,13 +1,16 @@
-"""The loss terms, against sums written out by hand."""
+"""The loss terms, against sums written out by hand and the numbers of the published code."""
 
 from __future__ import annotations
+
+import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from humandata.training import losses
+from humandata.training import cameras, losses, rotations
 
 HUBER = {0.25: 0.03125, -0.5: 0.125, 2.0: 1.5, -3.0: 2.5, 1.0: 0.5, 0.0: 0.0}
 
@@ -116,3 +119,116 @@ def test_pose_betas_and_vertices_are_means_over_the_samples_with_a_body() -> Non
     assert losses.pose_loss(prediction, target, has, "l1").item() == pytest.approx(2)
     assert losses.vertices_loss(prediction[..., 0], target[..., 0], has, "l1").item() == 2
     assert losses.betas_loss(prediction[:, :10, 0, 0], target[:, :10, 0, 0], has, "l1").item() == 2
+
+
+def test_infinite_targets_without_a_label_leave_finite_gradients() -> None:
+    for form in losses.FORMS:
+        prediction = torch.randn(2, 54, 3, requires_grad=True)
+        target = torch.full((2, 54, 4), torch.inf)
+        target[..., 3] = 0
+        target[0, :50] = 1
+        has = torch.tensor([True, False])
+        pose = torch.full((2, 54, 3), torch.nan)
+        pose[0] = 0
+        terms = [
+            losses.keypoints3d_loss(prediction, target, form),
+            losses.keypoints2d_loss(prediction[..., :2], target[..., 1:], 224, form),
+            losses.pose_loss(prediction, pose, has, form),
+        ]
+        torch.stack(terms).sum().backward()
+        assert prediction.grad is not None
+        assert torch.isfinite(prediction.grad).all(), form
+
+
+def test_the_flagged_mean_keeps_joints_without_confidence_in_its_denominator() -> None:
+    values = torch.tensor([[[1.0, 3.0], [5.0, 5.0]], [[9.0, 9.0], [9.0, 9.0]]])
+    confidence = torch.tensor([[0.5, 0.0], [1.0, 1.0]])
+    has = torch.tensor([True, False])
+    assert losses.flagged_mean(values, confidence, has).item() == pytest.approx(2 / 4)
+    assert losses.flagged_mean(values, confidence, torch.zeros(2)).item() == 0
+
+
+def test_the_camera_prior_is_steep_where_the_scale_is_small() -> None:
+    cameras = torch.tensor([[0.0, 5.0, 5.0], [0.1, 0.0, 0.0]], dtype=torch.float64)
+    assert losses.camera_prior(cameras).item() == pytest.approx((1 + np.exp(-2)) / 2)
+    scale = torch.tensor([[0.9, 0.0, 0.0]], dtype=torch.float64)
+    assert losses.camera_prior(scale).item() == pytest.approx(np.exp(-18))
+
+
+# The numbers of the published code
+
+REFERENCE = Path(__file__).parent / "references" / "losses.npz"
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, Tensor]:
+    with np.load(REFERENCE) as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+def same(value: Tensor, expected: Tensor) -> None:
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("form", losses.FORMS)
+def test_keypoint_losses_equal_mmhuman3d(reference: dict[str, Tensor], form: losses.Form) -> None:
+    joints, target, has = (reference[name] for name in ("joints", "target3d", "has"))
+    layouts = {
+        "smpl_54": (54, losses.HIPS_EXTRA, losses.HIPS_KINEMATIC),
+        "smpl_49": (49, losses.HIPS_EXTRA_49, losses.HIPS_KINEMATIC_49),
+    }
+    for name, (count, hips, kinematic) in layouts.items():
+        pair = joints[:, :count], target[:, :count]
+        always = functools.partial(
+            losses.keypoints3d_loss, form=form, hips=hips, kinematic=kinematic, centring="always"
+        )
+        same(always(*pair), reference[f"keypoints3d_{name}_{form}"])
+        same(always(*pair, has_B=has), reference[f"keypoints3d_{name}_{form}_flagged"])
+    shift = cameras.weak_perspective_to_translation(reference["camera"])
+    projected = cameras.perspective_projection(joints, shift)
+    target = reference["target2d"]
+    same(losses.keypoints2d_loss(projected, target, 224, form), reference[f"keypoints2d_{form}"])
+    same(
+        losses.keypoints2d_loss(projected, target, 224, form, has_B=has),
+        reference[f"keypoints2d_{form}_flagged"],
+    )
+    in_picture = cameras.perspective_projection(
+        joints, reference["full"], reference["focal"], reference["principal"]
+    )
+    same(
+        losses.cliff_keypoints2d_loss(in_picture, reference["affine"], target, form),
+        reference[f"cliff2d_{form}"],
+    )
+
+
+@pytest.mark.parametrize("form", losses.FORMS)
+def test_body_losses_equal_mmhuman3d(reference: dict[str, Tensor], form: losses.Form) -> None:
+    has = reference["has"].bool()
+    same(
+        losses.vertices_loss(reference["vertices"], reference["target_vertices"], has, form),
+        reference[f"vertices_{form}"],
+    )
+    same(
+        losses.betas_loss(reference["betas"], reference["target_betas"], has, form),
+        reference[f"betas_{form}"],
+    )
+    target = rotations.axis_angle_to_matrix(reference["target_pose"].view(-1, 24, 3))
+    pose = losses.pose_loss(reference["rotations"], target, has, form)
+    # Its rotations of targets are off by up to 2e-8.
+    assert pose.item() == pytest.approx(reference[f"pose_{form}"].item(), rel=1e-7)
+
+
+def test_the_camera_prior_equals_mmhuman3d(reference: dict[str, Tensor]) -> None:
+    same(losses.camera_prior(reference["prior_camera"]), reference["camera_prior"])
+
+
+def test_where_all_hips_are_annotated_both_ways_of_centring_agree(
+    reference: dict[str, Tensor],
+) -> None:
+    joints, target = reference["joints"], reference["target3d"].clone()
+    target[:, 45:47, 3] = 1
+    values = [
+        losses.keypoints3d_loss(joints, target, "l1", centring=centring)
+        for centring in ("annotated", "always")
+    ]
+    assert values[0] == values[1]
