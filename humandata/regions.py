@@ -25,6 +25,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -46,6 +47,10 @@ _SPARE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 # Some files are padded by a few bytes. More are a sign of codes that do not come out even.
 _PADDING = 16
+
+# Chroma of two samples a row and less is repeated by libjpeg, not interpolated: what is decoded of
+# a wider picture must be more pixels across than this.
+_NARROW = 4
 
 # simplejpeg knows the layouts of turbojpeg.h and refuses the header of a file with another one.
 _UNKNOWN_LAYOUT = re.compile(r"Could not determine (subsampling|colorspace)")
@@ -120,34 +125,49 @@ def decode_region(
     if left >= right or top >= bottom:
         return Region(np.empty((0, 0, 3), np.uint8), left * shrink, top * shrink, shrink)
     inner = left, top, right, bottom
-    lengths = encoded.lengths
-    if lengths is None:
-        lengths = _intervals(data, frame)
-    if lengths is None:
+    if encoded.lengths is None:
+        encoded = _intervals(data, frame)
+    if encoded.lengths is None:
         pixels = _plain(data, frame, inner, shrink, memory)
     else:
-        outer = left * shrink, top * shrink, right * shrink, bottom * shrink
-        try:
-            cut = jpeg.cut(data, lengths, outer)
-        except HumandataError as error:  # its header does not fit the index
-            raise DamagedPicture(str(error)) from error
-        cmyk = frame.components == 4
-        whole = _whole(cut.data, cut.width, cut.height, shrink, memory, cmyk, spare=0)
-        x, y = cut.left // shrink, cut.top // shrink
-        pixels = whole[top - y : bottom - y, left - x : right - x]
+        pixels = _tiled(encoded.data, encoded.lengths, frame, inner, shrink, memory)
     if pixels.shape[2] == 4:
         pixels = cmyk_to_rgb(pixels)
     return Region(pixels, left * shrink, top * shrink, shrink)
 
 
-def _intervals(data: memoryview, frame: jpeg.Frame) -> NDArray[np.uint16] | None:
-    """Lengths of the restart intervals of a file that happens to be tiled."""
-    if not frame.restart_interval or frame.mcus_per_row % frame.restart_interval:
-        return None
+def _intervals(data: memoryview, frame: jpeg.Frame) -> Encoded:
+    """A file that may happen to be tiled, with its restart intervals if so."""
+    if frame.restart_interval and not frame.mcus_per_row % frame.restart_interval:
+        # Damaged, perhaps below the region only; or intervals too long.
+        with suppress(HumandataError):
+            lengths = jpeg.tile_lengths(data, frame)
+            return Encoded(data[: frame.scan + int(lengths.sum())], lengths)
+    return Encoded(data)
+
+
+def _tiled(
+    data: memoryview,
+    lengths: NDArray[np.uint16],
+    frame: jpeg.Frame,
+    box: Box,
+    shrink: int,
+    memory: Memory,
+) -> Pixels:
+    """Pixels under a box of the reduced picture, from the tiles of a JPEG."""
+    left, top, right, bottom = box
+    x, y = frame.mcu_width, frame.mcu_height
+    outer = left * shrink, top * shrink, right * shrink, bottom * shrink
     try:
-        return jpeg.tile_lengths(data, frame)
-    except HumandataError:  # damaged, perhaps below the region only; or intervals too long
-        return None
+        cut = jpeg.cut(data, lengths, outer)
+        if cut.width <= _NARROW * shrink:
+            cut = jpeg.cut(data, lengths, (outer[0] - x, outer[1] - y, outer[2] + x, outer[3] + y))
+    except HumandataError as error:  # the header does not fit the index
+        raise DamagedPicture(str(error)) from error
+    cmyk = frame.components == 4
+    whole = _whole(cut.data, cut.width, cut.height, shrink, memory, cmyk, spare=0)
+    x, y = cut.left // shrink, cut.top // shrink
+    return whole[top - y : bottom - y, left - x : right - x]
 
 
 def _plain(data: memoryview, frame: jpeg.Frame, box: Box, shrink: int, memory: Memory) -> Pixels:
@@ -168,7 +188,8 @@ def _plain(data: memoryview, frame: jpeg.Frame, box: Box, shrink: int, memory: M
         whole = _whole(data, frame.width, height, shrink, memory, cmyk, spare)
         return whole[top:bottom, left:right]
     # Beside the left and the right edge of what is decoded chroma is not interpolated.
-    wide = max(left - 1, 0), top, min(right + 1, -(-frame.width // shrink)), bottom
+    last = -(-frame.width // shrink)
+    wide = max(left - _NARROW, 0), top, min(right + _NARROW, last), bottom
     source = np.frombuffer(data, np.uint8)
     pixels, x, y, warning = library.decode(source, wide, shrink, memory, cmyk)
     _refuse(warning, spare)
