@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-import zarr
 from click.testing import CliRunner
 from coco_release import write_coco
 from hypothesis import given
@@ -101,16 +100,17 @@ def test_a_tiled_picture_has_the_pixels_that_were_given(
 def test_plain_zarr_finds_the_jpeg_and_the_index_behind_it(
     tiled: humandata.Store, row: int
 ) -> None:
-    """By docs/store.md alone: what a reader in any language has to do."""
-    images = zarr.open_group(tiled.path, mode="r")["images"]
-    pack, offset, length, count = (
-        int(images[name][row])
-        for name in ("pack", "offset", "length", "tile_count")  # type: ignore[index,arg-type]
-    )
-    data = images[f"packs/{pack:05d}"][offset : offset + length + 2 * count]  # type: ignore[index]
-    jpeg, index = data[:length].tobytes(), data[length:].view("<u2")
+    """By the code in docs/store.md alone: what a reader in any language has to do."""
+    page = (Path(__file__).parents[2] / "docs/store.md").read_text(encoding="utf-8")
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "tile_count" in c)
+    names: dict[str, Any] = {}
+    code = code.replace("pw3d_test.zarr", str(tiled.path)).replace("row = 0", f"row = {row}")
+    exec(code, names)
+    jpeg, index, length, count = (names[n] for n in ("jpeg", "lengths", "length", "count"))
+    assert count == tiled.images["tile_count"][row]
     assert jpeg == tiled.picture(row) == bytes(tiled.encoded(row).data)
     np.testing.assert_array_equal(index, tiled.encoded(row).lengths)
+    assert names["images"]["crc32c"][row] == tiled.images["crc32c"][row]
     # The intervals end where the file does, each with the marker that separates it from the next.
     lengths = index.astype(int)
     ends = length - lengths.sum() + np.cumsum(lengths)
