@@ -174,10 +174,16 @@ def _shape(rng: np.random.Generator) -> Picture:
     inner = cv2.erode(mask, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     opacity = np.where(inner > 0, 255, np.where(mask > 0, 192, 0))
     pattern = _pattern(rng, x * width / side, y * height / side)[..., None]
-    first, second = rng.uniform(20, 235, (2, 3))
+    first, second = (_colour(rng) for _ in range(2))
     light = 1 - 0.35 * np.clip(x * rng.uniform(-1, 1) + y * rng.uniform(0, 1), -1, 1)[..., None]
     colours = (first * pattern + second * (1 - pattern)) * light + rng.normal(0, 6, (*x.shape, 3))
     return np.dstack([np.clip(colours, 0, 255), opacity]).astype(np.uint8)
+
+
+def _colour(rng: np.random.Generator) -> NDArray[np.float64]:
+    """RGB 0-255, rarely as strong as three independent numbers would make it."""
+    colour = rng.uniform(20, 235, 3)
+    return np.asarray(colour.mean() + (colour - colour.mean()) * rng.uniform(0.1, 0.9))
 
 
 def _outline(rng: np.random.Generator, x: NDArray[np.float64], y: NDArray[np.float64]) -> Picture:
