@@ -1,5 +1,7 @@
 """SMPL body models: the user's files or the stand-in, read and written in the official layout.
 
+SMPL, SMPL-H and SMPL-X are read; the stand-in is written, as SMPL.
+
 Posing them is in `humandata.posing`, whose functions are here too. Without SMPL's licensed files
 everything runs on a *stand-in, not SMPL*: a body made from CC0 MakeHuman data in SMPL's exact
 layout (see ``assets/README.md``). Its numbers cannot be compared with SMPL's.
@@ -9,8 +11,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from humandata import pickle2
+from humandata.body_layout import SIZES, STANDIN_TITLE, BodyModel, Size, missing_regressor
 from humandata.errors import DataError, HumandataError
 from humandata.posing import (
     SMPL45_VERTICES,
     forward,
     forward_joints,
+    joint_basis,
     joints_h36m,
     joints_smpl45,
     joints_smpl54,
@@ -33,99 +37,23 @@ from humandata.rotations import axis_angle_to_matrix, matrix_to_rotation6d
 
 __all__ = [
     "BodyModel", "MeanParameters", "body_model", "find", "load", "load_regressors",
-    "mean_parameters", "standin", "write_npz", "write_pkl", "body_files",
-    "SMPL45_VERTICES", "forward", "forward_joints", "joints_h36m", "joints_smpl45",
+    "mean_parameters", "missing_regressor", "read_file", "standin", "write_npz", "write_pkl",
+    "body_files", "STANDIN_TITLE",
+    "SMPL45_VERTICES", "forward", "forward_joints", "joint_basis", "joints_h36m", "joints_smpl45",
     "joints_smpl54", "rest_joints", "rest_pelvis",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
 GENDERS = ("neutral", "male", "female")
-STANDIN_TITLE = "stand-in, not SMPL"
 STANDIN_PATH = Path(__file__).parent / "assets" / "standin_body.npz"
 FOLDER_VARIABLE = "HUMANDATA_BODY_MODELS"
 
 _VERTICES, _FACES, _JOINTS, _POSE_BASIS = 6890, 13776, 24, 207
+# SMPL-X keeps shape and expression in one array: 300 + 100 directions in today's files, 10 + 10 in
+# those of 2019.
+_ALL_DIRECTIONS, _IDENTITY_DIRECTIONS, _OLD_IDENTITY_DIRECTIONS = 400, 300, 10
 _REGRESSOR_ROWS = {"h36m": 17, "extra": 9}
-
-
-@dataclass(frozen=True, eq=False)
-class BodyModel:
-    """A body model in SMPL's layout; the rest pose is a T, y up, facing +z, left hand to +x.
-
-    Attributes
-    ----------
-    name : str
-        ``"smpl"`` for the user's files, ``"standin"`` for the bundled body.
-    gender : str
-        ``neutral``, ``male`` or ``female``.
-    v_template : (V, 3) float
-        Vertices of the mean shape, metres.
-    shapedirs : (V, 3, B) float
-        Displacement per unit of each shape coefficient (one standard deviation).
-    posedirs : (V, 3, 207) float
-        Pose correctives, by the row-major elements of ``R - I`` of joints 1 to 23.
-    J_regressor : (24, V) float
-        Joints from the shaped rest mesh; dense.
-    weights : (V, 24) float
-        Skinning weights, rows sum to one.
-    parents : (24,) int64
-        Kinematic tree, -1 at the root.
-    faces : (13776, 3) int32
-        Triangles, normals outwards by the right-hand rule.
-    regressors : mapping of str to (K, V) float
-        ``h36m`` (17 rows, left leg first) and ``extra`` (9 rows), where available.
-    path : str
-        The file it came from.
-    """
-
-    name: str
-    gender: str
-    v_template: Array
-    shapedirs: Array
-    posedirs: Array
-    J_regressor: Array
-    weights: Array
-    parents: Array
-    faces: Array
-    regressors: Mapping[str, Array] = field(default_factory=dict)
-    path: str = ""
-
-    @property
-    def title(self) -> str:
-        """How reports name the model: ``SMPL (male)`` or ``stand-in, not SMPL (male)``."""
-        kind = STANDIN_TITLE if self.name == "standin" else self.name.upper()
-        return f"{kind} ({self.gender})"
-
-    @functools.cached_property
-    def has_pose_correctives(self) -> bool:
-        """Whether ``posedirs`` holds anything but zeros."""
-        return self.posedirs.strides != (0, 0, 0) and bool(self.posedirs.any())
-
-    @functools.cached_property
-    def joint_template(self) -> Array:
-        """Joints of the mean shape, (24, 3) metres."""
-        return self.J_regressor @ self.v_template
-
-    @functools.cached_property
-    def joint_shapedirs(self) -> Array:
-        """Displacement of the joints per unit of each shape coefficient, (24, 3, B)."""
-        flat = self.J_regressor @ self.shapedirs.reshape(len(self.v_template), -1)
-        return flat.reshape(len(flat), 3, -1)
-
-    @functools.cached_property
-    def single(self) -> BodyModel:
-        """The same model in float32."""
-        names = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights")
-        arrays: dict[str, Array] = {n: _as_float32(getattr(self, n)) for n in names}
-        regressors = {k: r.astype(np.float32) for k, r in self.regressors.items()}
-        return replace(self, **arrays, regressors=regressors)  # type: ignore[arg-type]
-
-    def regressor(self, name: str) -> Array:
-        """The regressor ``h36m`` (17, V) or ``extra`` (9, V); DataError where it is missing."""
-        if name not in self.regressors:
-            raise missing_regressor(self.path, name)
-        return self.regressors[name]
 
 
 @dataclass(frozen=True)
@@ -146,26 +74,12 @@ class MeanParameters:
     camera: Array
 
 
-def missing_regressor(path: str, name: str) -> DataError:
-    """The error for joints that need a regressor the user's folder does not hold."""
-    return DataError(
-        Path(path).parent,
-        expected=f"J_regressor_{name}.npy beside the body model",
-        found="no such file",
-        hint="It is released with SPIN and GraphCMR; put it into the same folder.",
-    )
-
-
-def _as_float32(values: Array) -> Array:
-    if values.strides == (0, 0, 0):
-        return np.broadcast_to(np.zeros((), np.float32), values.shape)
-    return values.astype(np.float32)
-
-
 # Finding and reading ---------------------------------------------------------------------------
 
 
-def body_model(gender: str = "neutral", folder: str | Path | None = None) -> BodyModel:
+def body_model(
+    gender: str = "neutral", folder: str | Path | None = None, family: str = "smpl"
+) -> BodyModel:
     """The body model of a gender: the user's SMPL file, else the stand-in.
 
     Parameters
@@ -176,6 +90,8 @@ def body_model(gender: str = "neutral", folder: str | Path | None = None) -> Bod
         Folder with ``SMPL_{NEUTRAL,MALE,FEMALE}.{pkl,npz}`` (or the names of the official
         releases). Default: the environment variable ``HUMANDATA_BODY_MODELS``; where that is
         not set either, the stand-in.
+    family : str
+        ``smpl``, ``smplh`` or ``smplx``; of the last two there is no stand-in.
 
     Returns
     -------
@@ -190,20 +106,38 @@ def body_model(gender: str = "neutral", folder: str | Path | None = None) -> Bod
     if gender not in GENDERS:
         raise HumandataError(f"unknown gender {gender!r}; body models are {', '.join(GENDERS)}")
     folder = folder or os.environ.get(FOLDER_VARIABLE)
-    return _cached(gender, str(Path(folder).resolve()) if folder else None)
+    return _cached(gender, str(Path(folder).resolve()) if folder else None, family)
 
 
 @functools.cache
-def _cached(gender: str, folder: str | None) -> BodyModel:
-    return standin(gender) if folder is None else load(find(folder, gender), gender)
+def _cached(gender: str, folder: str | None, family: str) -> BodyModel:
+    if folder is not None:
+        return load(find(folder, gender, family), gender, family=family)
+    if family != "smpl":
+        raise HumandataError(
+            f"{_size(family).title} has no stand-in; set {FOLDER_VARIABLE} to the folder that "
+            f"holds {family.upper()}_{gender.upper()}.npz"
+        )
+    return standin(gender)
 
 
-def find(folder: str | Path, gender: str) -> Path:
-    """The SMPL file of a gender in a folder (or its ``smpl`` subfolder), by its usual names."""
-    letter = gender if gender == "neutral" else gender[0]
-    stems = [f"smpl_{gender}"]
-    stems += [f"basicmodel_{letter}_lbs_10_207_0_v{v}" for v in ("1.1.0", "1.0.0")]
-    for place in (Path(folder), Path(folder) / "smpl"):
+def _size(family: str) -> Size:
+    if family not in SIZES:
+        raise HumandataError(f"unknown body family {family!r}; read are {', '.join(SIZES)}")
+    return SIZES[family]
+
+
+def find(folder: str | Path, gender: str, family: str = "smpl") -> Path:
+    """The model file of a gender in a folder (or its ``smpl`` subfolder), by its usual names."""
+    stems = [f"{family}_{gender}"]
+    places = [Path(folder), Path(folder) / family]
+    if family == "smpl":
+        letter = gender if gender == "neutral" else gender[0]
+        stems += [f"basicmodel_{letter}_lbs_10_207_0_v{v}" for v in ("1.1.0", "1.0.0")]
+    else:
+        stems += [f"{family}_{gender}_2020", "model"]  # AMASS: smplh/male/model.npz
+        places += [place / gender for place in places]
+    for place in places:
         # Releases differ in capitals: basicModel_f_..., basicmodel_m_...
         files = {p.name.lower(): p for p in place.iterdir()} if place.is_dir() else {}
         for stem in stems:
@@ -212,14 +146,27 @@ def find(folder: str | Path, gender: str) -> Path:
                     return files[stem + suffix]
     raise DataError(
         folder,
-        expected=f"SMPL_{gender.upper()}.pkl or SMPL_{gender.upper()}.npz",
+        expected=f"{stems[0].upper()}.pkl or {stems[0].upper()}.npz",
         found="no such file" if Path(folder).is_dir() else "no such folder",
-        hint=f"Get it from smpl.is.tue.mpg.de, or unset {FOLDER_VARIABLE} to use the stand-in.",
+        hint=_WHERE[family],
     )
 
 
-def load(path: str | Path, gender: str, num_betas: int = 10) -> BodyModel:
-    """Read an official SMPL file, and the regressors that lie beside it.
+_WHERE = {
+    "smpl": f"Get it from smpl.is.tue.mpg.de, or unset {FOLDER_VARIABLE} to use the stand-in.",
+    "smplh": "Get it from mano.is.tue.mpg.de.",
+    "smplx": "Get it from smpl-x.is.tue.mpg.de.",
+}
+
+
+def load(
+    path: str | Path,
+    gender: str,
+    num_betas: int = 10,
+    num_expressions: int = 10,
+    family: str | None = None,
+) -> BodyModel:
+    """Read an official SMPL, SMPL-H or SMPL-X file, and the regressors that lie beside it.
 
     Parameters
     ----------
@@ -228,13 +175,59 @@ def load(path: str | Path, gender: str, num_betas: int = 10) -> BodyModel:
         executed) or ``.npz``.
     gender : str
     num_betas : int
-        Shape directions to keep (v1.1.0 files hold 300).
+        Shape directions to keep (newer files hold 300).
+    num_expressions : int
+        Directions of SMPL-X's facial expression to keep (newer files hold 100).
+    family : {"smpl", "smplh", "smplx"}, optional
+        What the file must be; by default whichever of them it is, told by its joints.
 
     Raises
     ------
     DataError
-        A key is missing or has another shape than SMPL's.
+        A key is missing or has another shape than the family's, or the file is of another family.
     """
+    path = Path(path)
+    content = read_file(path)
+    family = _family_of(path, content, family)
+    size = _size(family)
+
+    def take(key: str, shape: tuple[int | None, ...], dtype: Any = np.float64) -> Array:
+        return _checked(path, content, key, shape, dtype)
+
+    parents = take("kintree_table", (2, size.joints), np.int64)[0].copy()
+    parents[0] = -1  # 4294967295 in the file: -1 as uint32
+    written_by_us = str(content.get("comment", "")) == STANDIN_TITLE
+    faces = take("f", (size.faces, 3), np.int32)
+    shapedirs = take("shapedirs", (size.vertices, 3, None))
+    expressions = 0
+    if family == "smplx":
+        shapedirs, expressions = _shape_and_expression(shapedirs, num_betas, num_expressions)
+        regressors = {} if "lmk_faces_idx" not in content else {"face": _landmarks(take, faces)}
+    else:
+        shapedirs, regressors = shapedirs[:, :, :num_betas], load_regressors(path.parent)
+    hands: dict[str, Array] = {}
+    if family != "smpl" and "hands_meanl" in content:
+        hands["hand_means"] = np.stack([take(f"hands_mean{s}", (45,)) for s in "lr"])
+        hands["hand_components"] = np.stack([take(f"hands_components{s}", (45, 45)) for s in "lr"])
+    return BodyModel(
+        name="standin" if written_by_us else family,
+        gender=gender,
+        v_template=take("v_template", (size.vertices, 3)),
+        shapedirs=shapedirs,
+        posedirs=take("posedirs", (size.vertices, 3, 9 * (size.joints - 1))),
+        J_regressor=take("J_regressor", (size.joints, size.vertices)),
+        weights=take("weights", (size.vertices, size.joints)),
+        parents=parents,
+        faces=faces,
+        regressors=regressors,
+        path=str(path),
+        expressions=expressions,
+        **hands,
+    )
+
+
+def read_file(path: str | Path) -> Mapping[str, Any]:
+    """What a model file holds under its own keys; nothing in it is executed."""
     from humandata import unpickle
 
     path = Path(path)
@@ -245,27 +238,44 @@ def load(path: str | Path, gender: str, num_betas: int = 10) -> BodyModel:
         raise DataError(
             path, expected="a dictionary of SMPL's arrays", found=type(content).__name__
         )
+    return content
 
-    def take(key: str, shape: tuple[int | None, ...], dtype: Any = np.float64) -> Array:
-        return _checked(path, content, key, shape, dtype)
 
-    tree = take("kintree_table", (2, _JOINTS), np.int64)
-    parents = tree[0].copy()
-    parents[0] = -1  # 4294967295 in the file: -1 as uint32
-    written_by_us = str(content.get("comment", "")) == STANDIN_TITLE
-    return BodyModel(
-        name="standin" if written_by_us else "smpl",
-        gender=gender,
-        v_template=take("v_template", (_VERTICES, 3)),
-        shapedirs=take("shapedirs", (_VERTICES, 3, None))[:, :, :num_betas],
-        posedirs=take("posedirs", (_VERTICES, 3, _POSE_BASIS)),
-        J_regressor=take("J_regressor", (_JOINTS, _VERTICES)),
-        weights=take("weights", (_VERTICES, _JOINTS)),
-        parents=parents,
-        faces=take("f", (_FACES, 3), np.int32),
-        regressors=load_regressors(path.parent),
-        path=str(path),
+def _family_of(path: Path, content: Mapping[str, Any], wanted: str | None) -> str:
+    """The family a file is of, by its joints; DataError where that is none, or not the wanted."""
+    joints = _checked(path, content, "kintree_table", (2, None), np.int64).shape[1]
+    for name, size in SIZES.items():
+        if size.joints == joints and wanted in (None, name):
+            return name
+    sizes = [_size(wanted)] if wanted else list(SIZES.values())
+    raise DataError(
+        path,
+        "kintree_table",
+        expected=" or ".join(f"{size.joints} joints ({size.title})" for size in sizes),
+        found=f"{joints}",
+        hint=_OTHERS,
     )
+
+
+def _shape_and_expression(directions: Array, betas: int, expressions: int) -> tuple[Array, int]:
+    """SMPL-X's first directions of shape, then its first of expression; and how many of these."""
+    new = directions.shape[-1] >= _ALL_DIRECTIONS
+    start = _IDENTITY_DIRECTIONS if new else _OLD_IDENTITY_DIRECTIONS
+    face = directions[..., start : start + expressions]
+    both = np.concatenate([directions[..., : min(betas, start)], face], axis=-1)
+    return both, face.shape[-1]
+
+
+def _landmarks(take: Callable[..., Array], faces: Array) -> Array:
+    """SMPL-X's landmarks on the face, points of triangles, as a regressor (51, V)."""
+    triangles = take("lmk_faces_idx", (None,), np.int64)
+    shares = take("lmk_bary_coords", (len(triangles), 3))
+    rows = np.zeros((len(triangles), SIZES["smplx"].vertices))
+    np.put_along_axis(rows, faces[triangles].astype(np.int64), shares, axis=1)
+    return rows
+
+
+_OTHERS = "SMPL, SMPL-H and SMPL-X are read; MANO, FLAME and STAR are other models."
 
 
 def _checked(
@@ -292,8 +302,8 @@ def _checked(
     )
     if not fits:
         hint = None
-        if key in ("v_template", "kintree_table"):
-            hint = "SMPL-H, SMPL-X, MANO and STAR files cannot stand in for SMPL."
+        if key in ("v_template", "posedirs"):
+            hint = _OTHERS
         raise DataError(path, key, expected=f"shape {wanted}", found=f"{array.shape}", hint=hint)
     return array
 
@@ -420,7 +430,7 @@ def _official(model: BodyModel) -> dict[str, Any]:
         "J": model.joint_template,
         "weights": model.weights,
         "f": model.faces.astype(np.uint32),
-        "kintree_table": np.stack([parents, np.arange(_JOINTS, dtype=np.uint32)]),
+        "kintree_table": np.stack([parents, np.arange(len(parents), dtype=np.uint32)]),
         "bs_style": "lbs",
         "bs_type": "lrotmin",
     }

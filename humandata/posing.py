@@ -1,11 +1,21 @@
 """SMPL's formulas in NumPy: shape, skeleton, skinning, and the joint sets made from the mesh.
 
-Loper et al., SIGGRAPH Asia 2015, equations 2-10. The training engine has its own copy of them on
-tensors; this one serves converters, synthetic data and scoring, which need no torch.
+Loper et al., SIGGRAPH Asia 2015, equations 2-10; SMPL-H and SMPL-X differ only in the number of
+joints J (24, 52, 55) and vertices V. The training engine has its own copy of them on tensors; this
+one serves converters, synthetic data and scoring, which need no torch.
+
+**Joints without the mesh.** A regressed joint is a sum over vertices, ``sum_v R_v sum_k w_vk (G_k
+(x_v - j_k) + p_k)``: the rest vertex ``x_v`` turned about every bone ``k`` at its rest place
+``j_k`` and moved to its posed place ``p_k``. ``G_k`` and ``p_k`` know nothing of the vertex, so the
+sums over vertices can be done once and for all: what is left is, for the few bones a joint hangs
+on, one vector ``sum_v R_v w_vk (x_v - j_k)``, which like ``x_v`` is linear in shape and pose
+correctives. `joint_basis` makes these sums. Nothing is approximated.
 """
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +35,6 @@ SMPL45_VERTICES = (
     2746, 2319, 2445, 2556, 2673, 6191, 5782, 5905, 6016, 6133,
 )  # fmt: skip
 
-_JOINTS = 24
-
 
 def forward(
     model: BodyModel,
@@ -42,17 +50,18 @@ def forward(
     model : BodyModel
     global_orient : (N, 3)
         Rotation of the root, axis-angle in radians.
-    body_pose : (N, 23, 3)
-        Rotations of joints 1 to 23 relative to their parents.
+    body_pose : (N, J - 1, 3)
+        Rotations of all other joints relative to their parents, hands as they are: SMPL-H's and
+        SMPL-X's mean hand pose is not added.
     betas : (N, b)
-        Shape coefficients, ``b`` up to the model's; N or 1 rows.
+        Shape coefficients, ``b`` up to the model's; N or 1 rows. SMPL-X's expression follows them.
     transl : (N, 3), optional
         Metres, added last.
 
     Returns
     -------
     vertices : (N, V, 3)
-    joints : (N, 24, 3)
+    joints : (N, J, 3)
         The kinematic joints. float32 when every input is, else float64.
     """
     model, pose, betas, transl = _inputs(model, global_orient, body_pose, betas, transl)
@@ -63,9 +72,9 @@ def forward(
     if model.has_pose_correctives:
         feature = (rotations[:, 1:] - np.eye(3, dtype=pose.dtype)).reshape(count, -1)
         shaped = shaped + np.tensordot(feature, model.posedirs, (1, 2))
-    world, joints = _chain(model, rotations, np.broadcast_to(rest, (count, _JOINTS, 3)))
+    world, joints = _chain(model, rotations, np.broadcast_to(rest, (count, *rest.shape[1:])))
     offset = joints - np.einsum("njab,njb->nja", world, rest)
-    blend = np.concatenate([world, offset[..., None]], axis=-1).reshape(count, _JOINTS, 12)
+    blend = np.concatenate([world, offset[..., None]], axis=-1).reshape(count, -1, 12)
     blend = (model.weights @ blend).reshape(count, -1, 3, 4)
     vertices = np.einsum("nvab,nvb->nva", blend[..., :3], shaped) + blend[..., 3]
     if transl is not None:
@@ -79,12 +88,40 @@ def forward_joints(
     body_pose: Array,
     betas: Array,
     transl: Array | None = None,
+    regressor: str | None = None,
 ) -> Array:
-    """The 24 kinematic joints (N, 24, 3) of `forward`, without making the mesh."""
+    """Joints of `forward` without making the mesh: the kinematic (N, J, 3), or regressed ones.
+
+    Parameters
+    ----------
+    model, global_orient, body_pose, betas, transl
+        As for `forward`.
+    regressor : str, optional
+        A name in ``model.regressors``: its K joints (N, K, 3) instead of the kinematic ones.
+
+    Raises
+    ------
+    DataError
+        The model has no such regressor.
+    """
+    given = model
     model, pose, betas, transl = _inputs(model, global_orient, body_pose, betas, transl)
-    rest = np.broadcast_to(rest_joints(model, betas), (len(pose), _JOINTS, 3))
-    joints = _chain(model, axis_angle_to_matrix(pose), rest)[1]
-    return joints if transl is None else joints + transl[:, None]
+    rest = np.broadcast_to(rest_joints(model, betas), (len(pose), *model.joint_template.shape))
+    rotations = axis_angle_to_matrix(pose)
+    world, joints = _chain(model, rotations, rest)
+    places: Array = joints
+    if regressor is None:
+        return places if transl is None else places + transl[:, None]
+    basis = _cached_basis(given, regressor)
+    if pose.dtype == np.float32:
+        basis = basis.single
+    vectors = basis.template + np.tensordot(betas, basis.shape[..., : betas.shape[1]], (1, 2))
+    if model.has_pose_correctives:
+        feature = (rotations[:, 1:] - np.eye(3, dtype=pose.dtype)).reshape(len(pose), -1)
+        vectors = vectors + np.tensordot(feature, basis.pose, (1, 2))
+    turned = (world[:, basis.bone] @ vectors[..., None])[..., 0]
+    places = basis.share @ joints + basis.pairs @ turned
+    return places if transl is None else places + basis.total[:, None] * transl[:, None]
 
 
 def _inputs(
@@ -95,24 +132,25 @@ def _inputs(
     dtype = np.float32 if all(a.dtype == np.float32 for a in given) else np.float64
     orient, body, shape, *rest = (a.astype(dtype, copy=False) for a in given)
     count = len(orient)
-    if orient.shape != (count, 3) or body.size != count * (_JOINTS - 1) * 3:
+    others = len(model.parents) - 1
+    if orient.shape != (count, 3) or body.size != count * others * 3:
         raise ValueError(
-            f"expected global_orient (N, 3) and body_pose (N, 23, 3), "
+            f"expected global_orient (N, 3) and body_pose (N, {others}, 3), "
             f"got {orient.shape} and {body.shape}"
         )
     most = model.shapedirs.shape[-1]
     if shape.ndim != 2 or shape.shape[1] > most or len(shape) not in (1, count):
         raise ValueError(f"expected betas ({count}, up to {most}), got {shape.shape}")
-    pose = np.concatenate([orient[:, None], body.reshape(count, _JOINTS - 1, 3)], axis=1)
+    pose = np.concatenate([orient[:, None], body.reshape(count, others, 3)], axis=1)
     model = model.single if dtype == np.float32 else model
     return model, pose, shape, rest[0] if rest else None
 
 
 def _chain(model: BodyModel, rotations: Array, rest: Array) -> tuple[Array, Array]:
-    """World rotations (N, 24, 3, 3) and joints (N, 24, 3) along the kinematic tree."""
+    """World rotations (N, J, 3, 3) and joints (N, J, 3) along the kinematic tree."""
     world, joints = np.empty_like(rotations), np.empty_like(rest)
     world[:, 0], joints[:, 0] = rotations[:, 0], rest[:, 0]
-    for child in range(1, _JOINTS):
+    for child in range(1, len(model.parents)):
         parent = model.parents[child]
         world[:, child] = world[:, parent] @ rotations[:, child]
         bone = (rest[:, child] - rest[:, parent])[..., None]
@@ -120,8 +158,100 @@ def _chain(model: BodyModel, rotations: Array, rest: Array) -> tuple[Array, Arra
     return world, joints
 
 
+@dataclass(frozen=True, eq=False)
+class JointBasis:
+    """K regressed joints as sums over N pairs of a joint and a bone it hangs on.
+
+    With ``u_n = template_n + shape_n betas + pose_n (R - I)`` the joints of a posed body are
+    ``share @ posed kinematic joints + pairs @ (world rotation of bone_n @ u_n)``, plus ``total``
+    times the translation.
+
+    Attributes
+    ----------
+    joint, bone : (N,) intp
+        Which of the K joints a pair belongs to, and the bone.
+    template : (N, 3)
+        Metres.
+    shape : (N, 3, b), pose : (N, 3, P)
+        Change per shape coefficient, and per element of the pose correctives' feature.
+    share : (K, J)
+        Weight of every bone in every joint.
+    total : (K,)
+        Sums of the regressor's rows: what a translation is multiplied with.
+    """
+
+    joint: Array
+    bone: Array
+    template: Array
+    shape: Array
+    pose: Array
+    share: Array
+    total: Array
+
+    @property
+    def pairs(self) -> Array:
+        """Which pairs a joint is the sum of, (K, N), zeros and ones."""
+        pairs: Array = np.arange(len(self.total))[:, None] == self.joint
+        return pairs.astype(self.template.dtype)
+
+    @functools.cached_property
+    def single(self) -> JointBasis:
+        """The same in float32."""
+        arrays = (self.template, self.shape, self.pose, self.share, self.total)
+        return JointBasis(self.joint, self.bone, *(a.astype(np.float32) for a in arrays))
+
+
+def joint_basis(model: BodyModel, regressor: Array, touched: Array | None = None) -> JointBasis:
+    """Sum a regressor of posed vertices over the vertices, once and for all.
+
+    Parameters
+    ----------
+    model : BodyModel
+    regressor : (K, V)
+        Any linear regressor; rows need not sum to one.
+    touched : (K, J) bool, optional
+        The pairs to keep, where they shall be those of several models; by default the pairs that
+        share a vertex.
+    """
+    share = regressor @ model.weights
+    if touched is None:
+        touched = touched_bones(model, regressor)
+    joint, bone = np.nonzero(touched)
+    correctives = model.posedirs.shape[-1] if model.has_pose_correctives else 0
+    template, shape = np.zeros((len(joint), 3)), np.zeros((len(joint), *model.shapedirs.shape[1:]))
+    pose = np.zeros((len(joint), 3, correctives))
+    for k in np.unique(joint):
+        mine, used = joint == k, np.flatnonzero(regressor[k])
+        factors = (regressor[k, used, None] * model.weights[np.ix_(used, bone[mine])]).T
+        template[mine] = factors @ model.v_template[used]
+        shape[mine] = np.tensordot(factors, model.shapedirs[used], 1)
+        if correctives:
+            pose[mine] = np.tensordot(factors, model.posedirs[used], 1)
+    held = share[joint, bone][:, None]
+    return JointBasis(
+        joint,
+        bone,
+        template - held * model.joint_template[bone],
+        shape - held[..., None] * model.joint_shapedirs[bone],
+        pose,
+        share,
+        regressor.sum(axis=1),
+    )
+
+
+def touched_bones(model: BodyModel, regressor: Array) -> Array:
+    """Which bones (K, J) move any of the vertices that a joint is regressed from."""
+    touched: Array = (regressor != 0).astype(np.float32) @ (model.weights != 0) > 0
+    return touched
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_basis(model: BodyModel, name: str) -> JointBasis:
+    return joint_basis(model, model.regressor(name))
+
+
 def rest_joints(model: BodyModel, betas: Array) -> Array:
-    """Joints (N, 24, 3) of the shaped rest pose for ``betas`` (N, b), metres."""
+    """Joints (N, J, 3) of the shaped rest pose for ``betas`` (N, b), metres."""
     directions = model.joint_shapedirs[..., : np.shape(betas)[-1]]
     joints: Array = model.joint_template + np.tensordot(betas, directions, (-1, 2))
     return joints

@@ -32,7 +32,9 @@ def few_vertices(model: BodyModel, count: int) -> BodyModel:
         n: getattr(model, n)[chosen] for n in ("v_template", "shapedirs", "posedirs", "weights")
     }
     regressor = np.random.default_rng(5).random((24, count))
-    return replace(model, **kept, J_regressor=regressor / regressor.sum(1, keepdims=True))
+    regressor /= regressor.sum(1, keepdims=True)
+    few = {"few": np.random.default_rng(6).random((2, count))}
+    return replace(model, **kept, J_regressor=regressor, regressors=few)
 
 
 def random_bodies(count: int, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
