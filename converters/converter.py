@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import pkgutil
 import time
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ from humandata.columns import Columns, Part, Reject, take, write_part
 from humandata.commit import REJECTS
 from humandata.cropping import QUALITY, Crops, people_by_picture
 from humandata.errors import DataError, HumandataError
-from humandata.packing import PICTURES_PER_PACK, copy_files, cut_files
+from humandata.packing import PICTURES_PER_PACK, blocks, copy_files, cut_files, in_turn
 from humandata.workers import Pool
 from humandata.writer import StoreWriter
 
@@ -388,7 +389,8 @@ def _read_units(
     if limit is not None:
         _cut_to_limit(writer, limit)
     read = (writer.finished.get(f"unit {number}", {}) for number in range(len(units)))
-    return [file for line in read for file in line.get("files", [])]
+    # One file may serve many units: cameras, a table of names.
+    return list({file["file"]: file for line in read for file in line.get("files", [])}.values())
 
 
 def _rows(writer: StoreWriter) -> int:
@@ -448,14 +450,17 @@ def _write_packs(
 ) -> None:
     """Write the pictures of all units (tiled or not), or crops; packs go by unit and row."""
     jobs: list[tuple[int, tuple[Any, ...]]] = []
+    films_of: dict[int, str] = {}
     for unit, part in enumerate(writer.parts()):
         names = part.strings("images", "path")
         people = people_by_picture(part) if isinstance(store_as, Crops) else None
+        films, frames = part.strings("images", "video"), part.array("images", "frame")
+        sources = [(f, -1 if frames is None else int(frames[i])) for i, f in enumerate(films)]
         packs = []
-        for start in range(0, len(names), PICTURES_PER_PACK):
-            block = slice(start, start + PICTURES_PER_PACK)
-            job = (str(writer.partial), len(jobs), str(root), names[block])
+        for block in blocks(films, PICTURES_PER_PACK):
+            job = (str(writer.partial), len(jobs), str(root), names[block], sources[block])
             packs.append(len(jobs))
+            films_of[len(jobs)] = films[block.start]
             how = (store_as,) if people is None else (people[block], store_as)
             jobs.append((len(jobs), (*job, *how)))
         line = {"packs": packs} if people is None else {"packs": packs, "crop_packs": packs}
@@ -464,12 +469,16 @@ def _write_packs(
     done = len(jobs) - len(todo)
     _show(progress, "pictures", done, len(jobs))
     work = cut_files if isinstance(store_as, Crops) else copy_files
-    for number, rejects in pool.map(work, todo):
-        if strict and rejects:
-            raise _strict_error(rejects[0])
-        writer.note_finished(f"pack {number}")
-        done += 1
-        _show(progress, "pictures", done, len(jobs))
+    # Packs of one video are made in turn by one process, which decodes it once.
+    groups = itertools.groupby(todo, lambda job: films_of[job[0]] or job[0])
+    together = [(number, (work, list(group))) for number, (_, group) in enumerate(groups)]
+    for _, made in pool.map(in_turn, together):
+        for number, rejects in made:
+            if strict and rejects:
+                raise _strict_error(rejects[0])
+            writer.note_finished(f"pack {number}")
+            done += 1
+            _show(progress, "pictures", done, len(jobs))
 
 
 def _strict_error(reject: Reject) -> DataError:

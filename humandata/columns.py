@@ -20,6 +20,10 @@ Values = Any
 """An ndarray, or a list of str for a string field."""
 
 
+REFERENCES = {("instances", "image"): "images", ("images", "sequence"): "sequences"}
+"""Columns whose values are row numbers, and of which table."""
+
+
 @dataclass(frozen=True)
 class Reject:
     """A record that could not be used, and why.
@@ -91,6 +95,42 @@ def take(columns: Columns, instances: Array) -> Columns:
         columns.records,
         columns.notes,
     )
+
+
+def join(parts: list[Columns]) -> Columns:
+    """Rows of one unit that were read in parts, one after another.
+
+    Parts without rows give their rejects and counts only; the others have the same fields.
+    ``instances["image"]`` and ``images["sequence"]`` count within each part and are shifted.
+    """
+    whole = [part for part in parts if part.images]
+    joined = Columns(
+        {},
+        {},
+        field_attributes={k: v for part in parts for k, v in part.field_attributes.items()},
+        rejects=[reject for part in parts for reject in part.rejects],
+        records=sum(part.records for part in parts),
+        notes=[note for part in parts for note in part.notes],
+    )
+    for part in parts:
+        for rule, count in part.filtered.items():
+            joined.filtered[rule] = joined.filtered.get(rule, 0) + count
+    for (table, name), of in REFERENCES.items():
+        before = np.cumsum([0, *(part.rows(of) for part in whole)])
+        columns = [getattr(part, table).get(name) for part in whole]
+        for part, column, start in zip(whole, columns, before, strict=False):
+            if column is not None:
+                getattr(part, table)[name] = np.where(column >= 0, column + start, column)
+    for table in schema.TABLES:
+        for name in getattr(whole[0], table) if whole else ():
+            values: list[Values] = [getattr(part, table)[name] for part in whole]
+            listed = isinstance(values[0], list)
+            getattr(joined, table)[name] = (
+                [value for column in values for value in column]
+                if listed
+                else np.concatenate(values)
+            )
+    return joined
 
 
 def _take(values: Values, rows: Array) -> Values:

@@ -221,7 +221,10 @@ def _blocks(
 ) -> Iterator[Array]:
     """The kept rows of one numeric column, part by part, references shifted."""
     before = {"images": 0, "sequences": 0}
-    shape = next((a.shape[1:] for s in selections if (a := s.column(table, name)) is not None), ())
+    empty = tuple(n for n in field.shape if isinstance(n, int))  # where no unit has a row
+    shape = next(
+        (a.shape[1:] for s in selections if (a := s.column(table, name)) is not None), empty
+    )
     for selection in selections:
         part = selection.part
         rows = part.rows[table]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from humandata.columns import Reject, flush_file
 from humandata.cropping import Crops
 from humandata.packs import Crop, Encoded
 from humandata.pictures import DamagedPicture, decode, probe
+from humandata.videos import read_frames
 from humandata.zarr_files import MAX_BLOB_CHUNK, Array, crc32c, write_array
 
 PICTURES_PER_PACK = 512
+FEWEST_FRAMES = 64
 FOUND = ("there", "offset", "length", "crc32c", "width", "height", "tile_width", "tile_count")
 """Columns of ``pictures/NNNNN.npy``; ``there`` 0 says that the picture could not be used."""
 CROP = np.dtype(
@@ -65,20 +67,49 @@ class _Found:
             flush_file(folder / f"{number:05d}.{ending}")
 
 
+Frames = Sequence[tuple[str, int]]
+"""Per picture, the video it is a frame of (empty: it is a file of its own) and the frame."""
+
+
 def copy_files(
-    partial: str, number: int, root: str, names: Sequence[str], tiled: bool
+    partial: str, number: int, root: str, names: Sequence[str], frames: Frames, tiled: bool
 ) -> list[Reject]:
-    """Make a pack of picture files; runs in a worker process."""
-    return write_pack(Path(partial), number, read_files(Path(root), names), names, tiled)
+    """Make a pack of picture files, or of frames of videos; runs in a worker process."""
+    pictures = read_pictures(Path(root), names, frames, tiled)
+    return write_pack(Path(partial), number, pictures, names, tiled)
 
 
-def read_files(root: Path, names: Iterable[str]) -> Iterator[bytes | OSError]:
-    """The content of files, or why one cannot be read."""
-    for name in names:
+def read_pictures(
+    root: Path, names: Sequence[str], frames: Frames, tiled: bool = False
+) -> Iterator[bytes | Encoded | OSError]:
+    """The content of files, or of frames as JPEG; or why one cannot be read."""
+    for name, (video, frame) in zip(names, frames, strict=True):
+        if video:
+            yield from read_frames(root, [video], [frame], tiled)
+            continue
         try:
             yield (root / name).read_bytes()
         except OSError as error:
             yield error
+
+
+def blocks(films: Sequence[str], most: int = PICTURES_PER_PACK) -> list[slice]:
+    """Rows of each pack: packs end where another video begins, unless they are quite short."""
+    found, start, film = [], 0, ""
+    for row, name in enumerate(films):
+        other = bool(name) and name != film and row - start >= FEWEST_FRAMES
+        if row - start == most or other:
+            found.append(slice(start, row))
+            start = row
+        film = name or film
+    return [*found, slice(start, len(films))] if len(films) else []
+
+
+def in_turn(
+    work: Callable[..., list[Reject]], jobs: Sequence[tuple[int, tuple[Any, ...]]]
+) -> list[tuple[int, list[Reject]]]:
+    """Make packs one after another: those of one video, which is then decoded once."""
+    return [(number, work(*arguments)) for number, arguments in jobs]
 
 
 def write_pack(
@@ -159,6 +190,7 @@ def cut_files(
     number: int,
     root: str,
     names: Sequence[str],
+    frames: Frames,
     people: Sequence[tuple[Array, Array]],
     crops: Crops,
 ) -> list[Reject]:
@@ -169,7 +201,7 @@ def cut_files(
 
     Parameters
     ----------
-    partial, number, root, names
+    partial, number, root, names, frames
         As in :func:`copy_files`.
     people : sequence of (int64 ndarray (n,), float32 ndarray (n, 5))
         Per picture, rows of instances and their boxes.
@@ -184,13 +216,14 @@ def cut_files(
     found = _Found()
     cut: list[tuple[int, Crop]] = []
     for name, given, (rows, boxes) in zip(
-        names, read_files(Path(root), names), people, strict=True
+        names, read_pictures(Path(root), names, frames), people, strict=True
     ):
         try:
             if isinstance(given, OSError):
                 raise given
-            info = probe(given)
-            pixels = decode(given) if len(rows) else None
+            data = _taken(given)[0]
+            info = probe(data)
+            pixels = decode(data) if len(rows) else None
         except (OSError, DamagedPicture) as error:
             found.refuse(name, error)
             continue
