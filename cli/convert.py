@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--crop-quality",
     type=click.IntRange(1, 100),
-    default=92,
-    show_default=True,
-    help="JPEG quality of the crops.",
+    help="JPEG quality of the crops; default: 92.",
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes; default: one per core.")
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many persons.")
@@ -61,6 +59,9 @@ def convert(
     options: tuple[str, ...],
     filter_: str | None,
     as_json: bool,
+    pictures: str | None,
+    crop: int | None,
+    crop_quality: int | None,
     **settings: Any,
 ) -> None:
     """Convert the raw release RAW of DATASET into the new store STORE.
@@ -75,6 +76,15 @@ def convert(
         return
     if dataset is None or raw is None or store is None:
         raise click.UsageError("DATASET, RAW and STORE are needed (or --list).")
+    if crop is not None and pictures not in (None, "none"):
+        raise click.UsageError(
+            f"A store of crops holds no whole pictures: leave out --crop or --pictures {pictures}."
+        )
+    if crop_quality is not None:
+        if crop is None:
+            raise click.UsageError("--crop-quality goes with --crop.")
+        settings["crop_quality"] = crop_quality
+    settings |= {"pictures": pictures, "crop": crop}
     chosen = _parse(options)
     if filter_ is not None:
         chosen["filter"] = filter_

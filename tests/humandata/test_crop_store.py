@@ -270,6 +270,11 @@ def test_crops_and_whole_pictures_exclude_each_other(tmp_path: Path) -> None:
     raw = release(tmp_path / "raw")
     with pytest.raises(HumandataError, match="leave out --crop or --pictures tiled"):
         convert("coco", raw, tmp_path / "s.zarr", pictures="tiled", crop=64)
+    words = ["convert", "coco", str(raw), str(tmp_path / "s.zarr")]
+    for wrong in (["--crop", "64", "--pictures", "original"], ["--crop-quality", "80"]):
+        told = CliRunner().invoke(cli, [*words, *wrong])
+        assert told.exit_code == 2
+        assert "--crop" in told.output
     text = CliRunner().invoke(cli, ["convert", "--help"]).output
     for word in ("tiled", "original", "none", "--crop", "lossy"):
         assert word in text
