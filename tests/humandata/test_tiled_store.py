@@ -260,6 +260,17 @@ def test_joining_stores_takes_over_tiles_as_they_are(tmp_path: Path) -> None:
     assert joined.verify_pictures() == []
 
 
+def test_joining_stores_of_one_raw_folder_keeps_where_the_pictures_are(tmp_path: Path) -> None:
+    for split in ("train2017", "val2017"):
+        write_coco(tmp_path / "raw", split, seed=len(split))
+        convert("coco", tmp_path / "raw", tmp_path / f"{split}.zarr", split=split, pictures="none")
+    joined = humandata.concatenate(
+        [tmp_path / "train2017.zarr", tmp_path / "val2017.zarr"], tmp_path / "both.zarr"
+    )
+    for row, path in enumerate(joined.images["path"]):
+        assert joined.picture(row) == (tmp_path / "raw" / path).read_bytes()
+
+
 def test_a_tiled_store_is_sound_and_damage_to_its_index_is_found(
     tiled: humandata.Store, tmp_path: Path
 ) -> None:
