@@ -37,8 +37,8 @@ from humandata.rotations import axis_angle_to_matrix, matrix_to_rotation6d
 
 __all__ = [
     "BodyModel", "MeanParameters", "body_model", "find", "load", "load_regressors",
-    "mean_parameters", "missing_regressor", "read_file", "standin", "write_npz", "write_pkl",
-    "body_files", "STANDIN_TITLE",
+    "mean_parameters", "missing_regressor", "dense", "read_file", "standin", "write_npz",
+    "write_pkl", "body_files", "STANDIN_TITLE",
     "SMPL45_VERTICES", "forward", "forward_joints", "joint_basis", "joints_h36m", "joints_smpl45",
     "joints_smpl54", "rest_joints", "rest_pelvis",
 ]  # fmt: skip
@@ -202,7 +202,7 @@ def load(
     expressions = 0
     if family == "smplx":
         shapedirs, expressions = _shape_and_expression(shapedirs, num_betas, num_expressions)
-        regressors = {} if "lmk_faces_idx" not in content else {"face": _landmarks(take, faces)}
+        regressors = {"face": _landmarks(take, faces)}
     else:
         shapedirs, regressors = shapedirs[:, :, :num_betas], load_regressors(path.parent)
     hands: dict[str, Array] = {}
@@ -275,6 +275,13 @@ def _landmarks(take: Callable[..., Array], faces: Array) -> Array:
     return rows
 
 
+def dense(value: Any) -> Any:
+    """A value of a model file, with a sparse matrix made an ordinary array."""
+    if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 0:
+        value = value.item()  # np.savez wraps a sparse matrix so
+    return value.toarray() if hasattr(value, "toarray") else value
+
+
 _OTHERS = "SMPL, SMPL-H and SMPL-X are read; MANO, FLAME and STAR are other models."
 
 
@@ -286,11 +293,7 @@ def _checked(
     if key not in content:
         held = ", ".join(sorted(map(str, content)))
         raise DataError(path, key, expected=f"an array {wanted}", found=f"only the keys {held}")
-    value = content[key]
-    if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 0:
-        value = value.item()  # np.savez wraps a sparse matrix so
-    if hasattr(value, "toarray"):
-        value = value.toarray()
+    value = dense(content[key])
     try:
         array = np.asarray(value, dtype=dtype)
     except (TypeError, ValueError):

@@ -51,6 +51,20 @@ class JointSum(nn.Module):
     Every vector is linear in shape and pose, and is turned by the world rotation of one bone: the
     bones themselves, which add up to the kinematic joints, and what `joint_basis` leaves of a
     regressor.
+
+    Parameters
+    ----------
+    models : sequence of BodyModel
+        Of one family.
+    regressor : (K, V)
+    kinematic : bool
+        Whether the J kinematic joints come first.
+    rank : (J,) int
+        Where ``world_rotations`` has each joint.
+    dtype : torch.dtype
+    points : bool
+        Whether the joints are points of the mesh: a translation moves them as it is, although the
+        file's barycentric numbers are rounded and do not add up to one.
     """
 
     bone: Tensor
@@ -65,6 +79,7 @@ class JointSum(nn.Module):
         kinematic: bool,
         rank: Array,
         dtype: torch.dtype,
+        points: bool = False,
     ) -> None:
         super().__init__()
         parents = models[0].parents
@@ -81,7 +96,9 @@ class JointSum(nn.Module):
             own = np.pad(below, ((0, 0), (0, len(pairs.joint))))
             sums.append(np.concatenate([own, rows]) if kinematic else rows)
             ones = np.ones(count if kinematic else 0)
-            totals.append(np.concatenate([ones, pairs.total]))
+            totals.append(
+                np.concatenate([ones, np.ones_like(pairs.total) if points else pairs.total])
+            )
         for name, values in (
             ("basis", np.concatenate(bases, axis=1)),
             ("sums", np.stack(sums)),

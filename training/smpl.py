@@ -105,7 +105,8 @@ class SMPL(nn.Module):
         sets = {"kinematic": np.zeros((0, len(first.v_template))), **whole_sets(first)}
         for name, regressor in (sets | dict(first.regressors)).items():
             kinematic = name not in first.regressors
-            self.sets[name] = JointSum(models, regressor, kinematic, rank, dtype)
+            points = name in ("face", "smplx_127")
+            self.sets[name] = JointSum(models, regressor, kinematic, rank, dtype, points)
         self.whole = {"smplh": "smplh_73", "smplx": "smplx_127"}.get(self.name, "smpl_54")
 
     def _hold(self, models: tuple[BodyModel, ...], dtype: torch.dtype) -> None:
@@ -127,8 +128,8 @@ class SMPL(nn.Module):
             arrays |= {"hand_components": [first.hand_components]}
         arrays |= {name: [rows] for name, rows in first.regressors.items()}
         for name, values in arrays.items():
-            tensors = [torch.tensor(v, dtype=dtype) for v in values]
-            tensor = tensors[0].contiguous() if len(tensors) == 1 else torch.stack(tensors)
+            tensors = [torch.tensor(np.ascontiguousarray(v), dtype=dtype) for v in values]
+            tensor = tensors[0] if len(tensors) == 1 else torch.stack(tensors)
             self.register_buffer(name, tensor, persistent=False)
 
     # What a training step asks for --------------------------------------------------------------
@@ -206,7 +207,8 @@ class SMPL(nn.Module):
         with _full_precision(betas):
             betas = betas.to(self.weights.dtype)
             moved = betas @ self.joint_shapedirs[..., : betas.shape[1], :]
-            rest: Tensor = self.joint_template.unsqueeze(-3) + moved.view(*moved.shape[:-1], -1, 3)
+            template = self.joint_template.unsqueeze(-3)
+            rest = template + moved.view(*moved.shape[:-1], *template.shape[-2:])
             if gender is not None:
                 rest = rest[gender, torch.arange(len(betas), device=betas.device)]
             return rest
