@@ -70,12 +70,19 @@ def forward(
     shaped = model.v_template + np.tensordot(betas, model.shapedirs[..., : betas.shape[1]], (1, 2))
     rest = rest_joints(model, betas)
     if model.has_pose_correctives:
-        feature = (rotations[:, 1:] - np.eye(3, dtype=pose.dtype)).reshape(count, -1)
+        feature = (rotations[:, 1:] - np.eye(3, dtype=pose.dtype)).reshape(
+            count, model.posedirs.shape[-1]
+        )
         shaped = shaped + np.tensordot(feature, model.posedirs, (1, 2))
-    world, joints = _chain(model, rotations, np.broadcast_to(rest, (count, *rest.shape[1:])))
+    world, joints = (
+        np.ascontiguousarray(np.moveaxis(values, -1, 0))
+        for values in _chain(model, rotations, rest)
+    )
     offset = joints - np.einsum("njab,njb->nja", world, rest)
-    blend = np.concatenate([world, offset[..., None]], axis=-1).reshape(count, -1, 12)
-    blend = (model.weights @ blend).reshape(count, -1, 3, 4)
+    blend = np.concatenate([world, offset[..., None]], axis=-1).reshape(
+        count, len(model.parents), 12
+    )
+    blend = (model.weights @ blend).reshape(count, len(model.v_template), 3, 4)
     vertices = np.einsum("nvab,nvb->nva", blend[..., :3], shaped) + blend[..., 3]
     if transl is not None:
         vertices, joints = vertices + transl[:, None], joints + transl[:, None]
@@ -106,21 +113,24 @@ def forward_joints(
     """
     given = model
     model, pose, betas, transl = _inputs(model, global_orient, body_pose, betas, transl)
-    rest = np.broadcast_to(rest_joints(model, betas), (len(pose), *model.joint_template.shape))
     rotations = axis_angle_to_matrix(pose)
-    world, joints = _chain(model, rotations, rest)
-    places: Array = joints
+    world, joints = _chain(model, rotations, rest_joints(model, betas))
     if regressor is None:
+        places = np.ascontiguousarray(np.moveaxis(joints, -1, 0))
         return places if transl is None else places + transl[:, None]
     basis = _cached_basis(given, regressor)
     if pose.dtype == np.float32:
         basis = basis.single
-    vectors = basis.template + np.tensordot(betas, basis.shape[..., : betas.shape[1]], (1, 2))
+    vectors = np.tensordot(basis.shape[..., : betas.shape[1]], betas, (2, 1))
     if model.has_pose_correctives:
-        feature = (rotations[:, 1:] - np.eye(3, dtype=pose.dtype)).reshape(len(pose), -1)
-        vectors = vectors + np.tensordot(feature, basis.pose, (1, 2))
-    turned = (world[:, basis.bone] @ vectors[..., None])[..., 0]
-    places = basis.share @ joints + basis.pairs @ turned
+        feature = (rotations[:, 1:] - np.eye(3, dtype=pose.dtype)).reshape(
+            len(pose), basis.pose.shape[-1]
+        )
+        vectors = vectors + np.tensordot(basis.pose, feature, (2, 1))
+    vectors = np.broadcast_to(vectors + basis.template[..., None], (len(basis.bone), 3, len(pose)))
+    turned = np.einsum("pabn,pbn->pan", world[basis.bone], vectors)
+    summed = np.tensordot(basis.share, joints, 1) + np.tensordot(basis.pairs, turned, 1)
+    places = np.ascontiguousarray(np.moveaxis(summed, -1, 0))
     return places if transl is None else places + basis.total[:, None] * transl[:, None]
 
 
@@ -147,14 +157,20 @@ def _inputs(
 
 
 def _chain(model: BodyModel, rotations: Array, rest: Array) -> tuple[Array, Array]:
-    """World rotations (N, J, 3, 3) and joints (N, J, 3) along the kinematic tree."""
-    world, joints = np.empty_like(rotations), np.empty_like(rest)
-    world[:, 0], joints[:, 0] = rotations[:, 0], rest[:, 0]
+    """World rotations (J, 3, 3, N) and joints (J, 3, N) along the kinematic tree.
+
+    From rotations (N, J, 3, 3) and rest joints (N or 1, J, 3). The persons come last, so that every
+    product is one of long arrays: five times faster than multiplying their small matrices.
+    """
+    turns = np.ascontiguousarray(np.moveaxis(rotations, 0, -1))
+    rest = np.moveaxis(rest, 0, -1)
+    world, joints = np.empty_like(turns), np.empty((*rest.shape[:2], len(rotations)), rest.dtype)
+    world[0], joints[0] = turns[0], rest[0]
     for child in range(1, len(model.parents)):
         parent = model.parents[child]
-        world[:, child] = world[:, parent] @ rotations[:, child]
-        bone = (rest[:, child] - rest[:, parent])[..., None]
-        joints[:, child] = joints[:, parent] + (world[:, parent] @ bone)[..., 0]
+        np.einsum("abn,bcn->acn", world[parent], turns[child], out=world[child])
+        bone = np.broadcast_to(rest[child] - rest[parent], joints[child].shape)
+        joints[child] = joints[parent] + np.einsum("abn,bn->an", world[parent], bone)
     return world, joints
 
 
@@ -241,7 +257,9 @@ def joint_basis(model: BodyModel, regressor: Array, touched: Array | None = None
 
 def touched_bones(model: BodyModel, regressor: Array) -> Array:
     """Which bones (K, J) move any of the vertices that a joint is regressed from."""
-    touched: Array = (regressor != 0).astype(np.float32) @ (model.weights != 0) > 0
+    used = (regressor != 0).any(axis=0)
+    shared = (regressor[:, used] != 0).astype(np.float32) @ (model.weights[used] != 0)
+    touched: Array = shared > 0
     return touched
 
 

@@ -169,8 +169,7 @@ def compare(
             values = formulas.joint_errors(side.joints, truth.joints)
             errors[name]["mpjpe"] = 1000 * formulas.sample_means(values)
         if "pa_mpjpe" in metrics:
-            aligned = formulas.similarity_align(side.joints, truth.joints)
-            values = formulas.joint_errors(aligned, truth.joints)
+            values = formulas.similarity_errors(side.joints, truth.joints)
             errors[name]["pa_mpjpe"] = 1000 * formulas.sample_means(values)
     if "pve" not in metrics:
         return errors

@@ -147,7 +147,6 @@ def test_joints_without_the_mesh_hold_for_models_with_pose_correctives(
     people = Bodies(pose[:, 0], pose[:, 1:], betas, np.full(5, 1), Path("corrective"))
     monkeypatch.setattr(bodies, "body_model", lambda gender, folder: model)
     joints = people.joints()
-    bodies.regressor_model.cache_clear()
     whole = model.regressor("h36m") @ forward(model, pose[:, 0], pose[:, 1:], betas)[0]
     assert np.abs(joints - whole).max() < 1e-6
 
