@@ -165,7 +165,7 @@ def _tiled(
     except HumandataError as error:  # the header does not fit the index
         raise DamagedPicture(str(error)) from error
     cmyk = frame.components == 4
-    whole = _whole(cut.data, cut.width, cut.height, shrink, memory, cmyk, spare=0)
+    whole = _whole(cut.data, cut.width, cut.height, shrink, memory, cmyk, _PADDING)
     x, y = cut.left // shrink, cut.top // shrink
     return whole[top - y : bottom - y, left - x : right - x]
 
