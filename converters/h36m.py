@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from humandata import geometry, h36m_files, h36m_metadata, h36m_mosh, videos
+from humandata import geometry, h36m_boxes, h36m_files, h36m_metadata, h36m_mosh, videos
 from humandata.columns import join, take
 from humandata.converters.converter import Columns, DatasetInfo, Option, Reject, Unit
 from humandata.errors import DataError, HumandataError
@@ -64,22 +64,14 @@ JOINTS = (11, 6, 7, 8, 1, 2, 3, 12, 24, 14, 15, 17, 18, 19, 25, 26, 27)
 """The 17 joints of SPIN and mmhuman3d among the 32 of the release."""
 MIRRORED = (0, 4, 5, 6, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 11, 12, 13)
 """The 17 joints with left and right exchanged."""
-BOXES = {
-    # Name -> (rule as the store says it, factor)
-    "joints": ("extent of the 17 joints in 2D", 1.2),
-    "mmhuman3d": ("tight box of the ground_truth_bs mask", 0.9),
-    "spin": ("square around the ground_truth_bb mask", 0.9),
-    "mmpose": ("square around the 17 joints in 2D", 1.2),
-    "mks0601": ("extent of the 17 joints in 2D less one pixel", 1.2),
-}
-MASKS = {"mmhuman3d": "ground_truth_bs", "spin": "ground_truth_bb"}
 SHIFTED = ("Greeting", "SittingDown 1", "Waiting 1")
 """Sequences of S9 whose ground truth lies 0.2 m off along the world's x axis."""
 SHIFT = 0.2
 GOOD_PX = 0.1
 BAD_PX = 5.0
-"""Median residual that is told, and that which says that poses and cameras do not belong together.
-On real frames it is 0.00003."""
+GOOD_METRES = 0.001
+"""Median residuals: those above the first are told, one above the second says that poses and
+cameras do not belong together. On real frames it is 0.00003 px."""
 
 INFO = DatasetInfo(
     name="h36m",
@@ -105,7 +97,7 @@ INFO = DatasetInfo(
         Option(
             "box",
             "'joints', or the box of a peer; mmhuman3d's and SPIN's need the masks",
-            tuple(BOXES),
+            tuple(h36m_boxes.BOXES),
             "joints",
         ),
         Option(
@@ -209,7 +201,7 @@ def _files(raw: Path, recording: Recording, options: Mapping[str, str]) -> list[
     return [
         _pose_file(raw, recording, options["poses"])[0],
         _find(raw, recording, "pixels"),
-        _mask_file(raw, recording, options["box"]),
+        h36m_boxes.mask_file(raw, recording, options["box"]),
         h36m_mosh.find(raw, recording, options["mosh"]),
     ]
 
@@ -227,14 +219,6 @@ def _pose_file(raw: Path, recording: Recording, which: str) -> tuple[Path | None
         if file is not None:
             return file, kind
     return None, which
-
-
-def _mask_file(raw: Path, recording: Recording, box: str) -> Path | None:
-    if box not in MASKS:
-        return None
-    name = f"{recording.stem}.mat"
-    folders = h36m_files.MASK_FOLDERS[MASKS[box]]
-    return h36m_files.find(raw, recording.take.subject, folders, name)
 
 
 def read(unit: Unit) -> Columns:
@@ -269,7 +253,7 @@ def read(unit: Unit) -> Columns:
 
 
 def _attributes(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    rule, factor = BOXES[options["box"]]
+    rule, factor = h36m_boxes.BOXES[options["box"]]
     convention = options["convention"]
     return {
         "keypoints2d": {"convention": convention},
@@ -302,14 +286,17 @@ def _recording(unit: Unit, recording: Recording, camera: Camera) -> Columns:
     ]
     more = [f"{where}: {len(pixels)} poses in 2D, {len(joints)} in 3D; the rest left out"]
     pose = pose[pose < both]
-    joints, released = joints[pose], pixels[pose]
-    joints, pixels, notes = _corrected(joints, released, recording, camera, options["s9"])
+    released3d, released = joints[pose], pixels[pose]
+    joints, pixels, notes = _corrected(released3d, released, recording, camera, options["s9"])
     notes += more if rejects else []
+    if recording.take.poses not in (0, total):
+        notes.append(f"{where}: {total} poses; metadata.xml says {recording.take.poses}")
     lens = camera.intrinsics, camera.distortion
     distance = np.linalg.norm(h36m_metadata.project(joints, *lens) - pixels, axis=-1)
     error = np.nan_to_num(distance.mean(axis=1), nan=-1.0, posinf=-1.0)
     notes += _judge(where, joints, pixels, camera, error)
-    box, more = _boxes(unit.raw, recording, released, pose, options["box"])
+    notes += _compare_world(unit.raw, recording, camera, pose, released3d)
+    box, more = h36m_boxes.boxes(unit.raw, recording, released, pose, options["box"])
     box[:, :2] += (pixels - released).mean(axis=1)
     bodies = h36m_mosh.columns(h36m_mosh.find(unit.raw, recording, options["mosh"]), pose)
     more += h36m_mosh.compare(bodies, joints, pixels, camera, where)
@@ -414,45 +401,27 @@ def _mistake(joints: Float, pixels: Float, camera: Camera, typical: float) -> st
     return ""
 
 
-def _boxes(
-    raw: Path, recording: Recording, pixels: Float, pose: Int, rule: str
-) -> tuple[Float, list[str]]:
-    """Boxes by one of the rules, (n, 4)."""
-    factor = BOXES[rule][1]
-    extent = np.asarray(geometry.bbox_from_points(pixels), np.float64)
-    if rule not in MASKS:
-        if rule == "mks0601":
-            centre = extent[:, :2] + extent[:, 2:] / 2
-            size = np.maximum(extent[:, 2:] - 1, 0)
-            extent = np.hstack([centre - size / 2, size])
-        return _enlarged(extent, factor, rule == "mmpose"), []
-    file = _mask_file(raw, recording, rule)
+def _compare_world(
+    raw: Path, recording: Recording, camera: Camera, pose: Int, joints: Float
+) -> list[str]:
+    """Do the extrinsics move the world's joints, if at hand, onto those of the camera."""
+    file = _find(raw, recording, "world")
     if file is None:
-        folder = h36m_files.MASK_FOLDERS[MASKS[rule]][0]
-        raise DataError(
-            raw / recording.take.subject / folder / f"{recording.stem}.mat",
-            expected=f"the masks that box={rule} is made of",
-            found="no such file",
-            hint="Unpack the segments of this subject, or leave --option box out",
-        )
-    corners = h36m_files.mask_boxes(file, pose)
-    masks = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
-    empty = ~(masks[:, 2:] > 0).all(axis=1)
-    box = _enlarged(masks, factor, rule == "spin")
-    box[empty] = _enlarged(extent[empty], BOXES["joints"][1], False)
-    notes = []
-    if empty.any():
-        where = f"{recording.take.subject}/{recording.stem}"
-        notes.append(f"{where}: {int(empty.sum())} masks are empty; their boxes are of the joints")
-    return box, notes
-
-
-def _enlarged(box: Float, factor: float, square: bool) -> Float:
-    """Boxes times a factor about their centre, squared to the longer side where asked."""
-    centre, size = box[:, :2] + box[:, 2:] / 2, box[:, 2:] * factor
-    if square:
-        size = np.repeat(size.max(axis=1, keepdims=True), 2, axis=1)
-    return np.hstack([centre - size / 2, size])
+        return []
+    try:
+        world = h36m_files.read_poses(file, 3)[:, JOINTS] / 1000
+    except DataError as error:
+        return [f"not compared with the joints in the world: {error}"]
+    both = pose[pose < len(world)]
+    moved = geometry.transform(camera.extrinsics, world[both])
+    away = np.linalg.norm(moved - joints[: len(both)], axis=-1)
+    typical = float(np.nanmedian(away)) if away.size else 0.0
+    if typical <= GOOD_METRES:
+        return []
+    return [
+        f"{recording.take.subject}/{recording.stem}: the extrinsics of metadata.xml put the joints "
+        f"of D3_Positions {1000 * typical:.0f} mm (median) beside those of the camera"
+    ]
 
 
 def _confident(points: Float) -> NDArray[np.float32]:

@@ -21,10 +21,6 @@ POSE_FOLDERS = {
     "world": ("MyPoseFeatures/D3_Positions", "Poses_D3_Positions"),
     "pixels": ("MyPoseFeatures/D2_Positions", "MyPoseFeatures/D2Positions", "Poses_D2_Positions"),
 }
-MASK_FOLDERS = {
-    "ground_truth_bb": ("MySegmentsMat/ground_truth_bb", "Segments_mat_gt_bb"),
-    "ground_truth_bs": ("MySegmentsMat/ground_truth_bs", "Segments_mat_gt_bs"),
-}
 FRAME_NAMES = (
     # mmhuman3d; the customary name, and that of frames decoded from videos
     "{subject}/images/{name}/{name}_{number:06d}.jpg",
@@ -160,41 +156,3 @@ def find_pictures(
             if videos[row] and name in there:
                 paths[row], videos[row] = name, ""
     return paths, videos
-
-
-def mask_boxes(file: Path, rows: NDArray[np.int64]) -> Float:
-    """Tight boxes of person masks, (n, 4): left, top, right + 1, bottom + 1; zeros of an empty one.
-
-    The file is MATLAB 7.3 (HDF5): ``Masks`` holds references to arrays that lie transposed.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, or holds fewer masks than asked for.
-    """
-    import h5py
-
-    boxes = np.zeros((len(rows), 4))
-    try:
-        with h5py.File(file) as content:
-            references = np.asarray(content["Masks"]).ravel()
-            if len(rows) and rows.max() >= len(references):
-                raise DataError(
-                    file,
-                    "Masks",
-                    expected=f"a mask for pose {rows.max()}",
-                    found=f"{len(references)} masks",
-                )
-            for i, row in enumerate(rows):
-                mask = np.asarray(content[references[row]]).T == 1
-                columns, lines = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-                if len(columns):
-                    boxes[i] = columns[0], lines[0], columns[-1] + 1, lines[-1] + 1
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            file,
-            expected="a MATLAB 7.3 file with Masks",
-            found=f"{type(error).__name__}: {error}",
-            hint="Download Segments_mat_gt_bb or _bs of this subject again",
-        ) from error
-    return boxes

@@ -105,9 +105,7 @@ def test_the_release_projects_with_its_own_lens_and_not_with_opencvs(tmp_path: P
         points, np.zeros(3), np.zeros(3), recording.intrinsics, recording.distortion
     )
     assert np.abs(theirs[:, 0] - ours).max() > 0.01
-    halved = recording.distortion.copy()
-    halved[2:4] /= 2
-    # Without the product form's doubling OpenCV's formula still differs; k1..k3 are the same.
+    # It is the tangential term that differs; k1, k2 and k3 mean the same.
     plain = recording.distortion.copy()
     plain[2:4] = 0
     theirs, _ = cv2.projectPoints(points, np.zeros(3), np.zeros(3), recording.intrinsics, plain)
@@ -130,6 +128,17 @@ def test_angles_and_centres_of_metadata_give_world_to_camera(tmp_path: Path) -> 
 
 def test_world_poses_give_the_same_joints_as_those_of_the_cameras(tmp_path: Path) -> None:
     truth = write_h36m(tmp_path, mono=False, world=True)
+    store, report = converted(tmp_path, tmp_path / "s.zarr")
+    check_joints(store, truth)
+    assert report.instances == 12
+
+
+def test_the_folders_of_h36m_fetch_are_found(tmp_path: Path) -> None:
+    truth = write_h36m(tmp_path, {"S1": DIRECTIONS})
+    features, fetched = tmp_path / "S1" / "MyPoseFeatures", tmp_path / "extracted" / "S1"
+    fetched.mkdir(parents=True)
+    for kind in ("D2_Positions", "D3_Positions_mono"):
+        (features / kind).rename(fetched / f"Poses_{kind}")
     store, report = converted(tmp_path, tmp_path / "s.zarr")
     check_joints(store, truth)
     assert report.instances == 12
@@ -355,6 +364,18 @@ def test_extracted_frames_keep_the_names_they_have(tmp_path: Path, name: str) ->
         assert bytes(store.picture(row)) == data[camera]
 
 
+def test_persons_are_cut_out_of_the_frames(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_h36m(raw, {"S1": DIRECTIONS}, videos=True, cameras=CAMERAS[:1])
+    options = {"cameras": CAMERAS[0]}
+    store, report = converted(raw, tmp_path / "s.zarr", pictures=None, crop=64, options=options)
+    assert report.crops == report.instances == 3
+    for row, pose in enumerate(KEPT):
+        crop = store.crop(row)
+        pixels = pictures.decode(bytes(crop.data))
+        assert abs(np.median(pixels) - grey_of(pose)) < 4
+
+
 def test_missing_short_and_damaged_videos_are_reported_and_the_rest_goes_on(
     tmp_path: Path,
 ) -> None:
@@ -494,6 +515,23 @@ def test_world_joints_in_the_place_of_the_cameras_are_recognised(tmp_path: Path)
     assert report.rejected == {"does_not_reproject": 1}
     assert report.rejects_file is not None
     assert "in the world frame" in Path(report.rejects_file).read_text()
+
+
+def test_extrinsics_are_held_against_the_world_where_its_joints_are_there(tmp_path: Path) -> None:
+    write_h36m(tmp_path / "sound", world=True)
+    _, report = converted(tmp_path / "sound", tmp_path / "1.zarr")
+    assert not any("extrinsics" in note for note in report.notes)
+    write_h36m(
+        tmp_path / "wrong", world=True, change_pose=lambda kind, v: v + 50 * (kind == "world")
+    )
+    _, report = converted(tmp_path / "wrong", tmp_path / "2.zarr")
+    assert sum("87 mm (median) beside" in note for note in report.notes) == 4
+
+
+def test_fewer_poses_than_metadata_says_are_told(tmp_path: Path) -> None:
+    write_h36m(tmp_path, change_pose=lambda kind, v: v[:8])
+    _, report = converted(tmp_path, tmp_path / "s.zarr")
+    assert f"S1/Directions 1.{CAMERAS[0]}: 8 poses; metadata.xml says 11" in report.notes
 
 
 def test_the_store_passes_every_check(tmp_path: Path) -> None:
