@@ -360,8 +360,7 @@ def _assemble(
         while True:
             source = annotations[store[slot]].store
             try:
-                image = int(source.instances["image"][int(row[slot])])
-                cut(source, image, crop.affine[slot], pixels[slot])
+                cut(source, int(row[slot]), crop.affine[slot], pixels[slot])
                 break
             except DataError as error:
                 attempt += 1

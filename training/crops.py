@@ -11,6 +11,8 @@ the global orientation turn by -r about the optical axis.
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humandata import geometry, keypoints
-from humandata.errors import DamagedPictureError, HumandataError
+from humandata.errors import DamagedPictureError, DataError, HumandataError
+from humandata.jpeg import read_frame
+from humandata.packs import Crop, Encoded
+from humandata.pictures import DamagedPicture, Memory
+from humandata.regions import decode_region
 from humandata.store import Store
 
 Float = NDArray[np.float32]
 Int = NDArray[np.int64]
+Place = tuple[float, float, float, float, float, float]
 
 CONVENTION = "smpl_54"
 ENLARGEMENT = 1.2
@@ -32,6 +39,13 @@ ENLARGEMENT = 1.2
 @dataclass(frozen=True)
 class Geometry:
     """How the crops of a batch lie in their pictures.
+
+    Centre and side are of the picture as it is stored, also where the crop is flipped or turned.
+    CLIFF's box information wants them in the camera that the changed body stands in front of. With
+    d the offset of the centre from the principal point and r the rotation: where flipped, d_x
+    changes its sign; where turned, d becomes (cos r d_x + sin r d_y, -sin r d_x + cos r d_y), which
+    CLIFF itself leaves out. Side, focal length and size of the picture stay as they are (pixels
+    being square). `crop_intrinsics` holds all of it exactly.
 
     Attributes
     ----------
@@ -181,7 +195,6 @@ def transform(targets: dict[str, NDArray[Any]], crop: Geometry) -> dict[str, NDA
     result = dict(targets)
     permutation = keypoints.flip_permutation(CONVENTION)
     flip = crop.flip
-    angle = np.deg2rad(-crop.rotation.astype(np.float64))
 
     points2d = targets["keypoints2d"].copy()
     points2d[flip] = points2d[flip][:, permutation]
@@ -190,13 +203,7 @@ def transform(targets: dict[str, NDArray[Any]], crop: Geometry) -> dict[str, NDA
 
     points3d = targets["keypoints3d"].copy()
     points3d[flip] = points3d[flip][:, permutation]
-    points3d[flip, :, 0] *= -1
-    turn = np.zeros((len(angle), 3, 3))
-    turn[:, 0, 0] = turn[:, 1, 1] = np.cos(angle)
-    turn[:, 1, 0] = np.sin(angle)
-    turn[:, 0, 1] = -turn[:, 1, 0]
-    turn[:, 2, 2] = 1
-    points3d[..., :3] = np.einsum("bij,bkj->bki", turn, points3d[..., :3])
+    points3d[..., :3] = np.einsum("bij,bkj->bki", _turns(crop), points3d[..., :3])
 
     pose = targets["pose"].copy()
     pose[flip] = geometry.flip_pose(pose[flip])
@@ -206,68 +213,202 @@ def transform(targets: dict[str, NDArray[Any]], crop: Geometry) -> dict[str, NDA
     return result
 
 
-def cut(store: Store, image: int, affine: NDArray[np.float64], out: NDArray[np.uint8]) -> None:
-    """Decode one picture and warp it into ``out``, RGB.
+def crop_intrinsics(intrinsics: NDArray[Any], crop: Geometry) -> NDArray[np.float64]:
+    """Cameras of crops, for bodies and joints in the axes that `transform` turns them to.
 
-    A JPEG that is at least twice too large is decoded at a half, a quarter or an eighth of its
-    size, which libjpeg does while it decodes; bilinear sampling then never skips pixels by more
-    than that.
+    With A the affine and R what `transform` does to 3D points (mirror x where flipped, then turn by
+    -r about the optical axis), the camera is ``A K R^-1``, so that for every point X of the camera
+    frame ``project(A K R^-1, R X) = A(project(K, X))``, whatever K is. Where nothing is flipped or
+    turned, `geometry.crop_intrinsics` is the same.
+
+    Parameters
+    ----------
+    intrinsics : (B, 3, 3)
+        Of the pictures; zero where unknown, which stays zero.
+    crop : Geometry
+
+    Returns
+    -------
+    (B, 3, 3) float64
+        Pixels of the crop. Triangular for square pixels; where they are not square (or skewed), a
+        turn of the pixels is no turn of the rays, and all four upper left numbers differ from 0.
+    """
+    back = np.swapaxes(_turns(crop), -1, -2)
+    return geometry.crop_intrinsics(crop.affine, intrinsics) @ back
+
+
+def _turns(crop: Geometry) -> NDArray[np.float64]:
+    """What a crop does to 3D points: orthogonal (B, 3, 3), mirroring before turning."""
+    angle = np.deg2rad(-crop.rotation.astype(np.float64))
+    turns = np.zeros((len(angle), 3, 3))
+    turns[:, 0, 0] = turns[:, 1, 1] = np.cos(angle)
+    turns[:, 1, 0] = np.sin(angle)
+    turns[:, 0, 1] = -turns[:, 1, 0]
+    turns[:, 2, 2] = 1
+    turns[crop.flip, :, 0] *= -1
+    return turns
+
+
+def cut(store: Store, row: int, affine: NDArray[np.float64], out: NDArray[np.uint8]) -> None:
+    """Decode what a crop shows of its picture and warp it into ``out``, RGB.
+
+    Only the part of the picture under the crop is decoded (`humandata.regions`). A JPEG that is at
+    least twice too large is decoded at a half, a quarter or an eighth of its size, which libjpeg
+    does while it decodes; what is left to the bilinear warp is a factor below 2, at which every
+    pixel still counts, so that nothing is filtered beforehand. Pictures that have no such form
+    (PNG) are sampled as they are.
+
+    From a store of crops the crop is decoded instead, and the affine taken on from there; what lies
+    outside of the stored square is black.
+
+    Safe to call from many threads: the interpreter lock is released while pixels are made, and each
+    thread keeps memory of its own for them.
 
     Parameters
     ----------
     store : Store
-    image : int
-        Row of ``images``.
+    row : int
+        Row of ``instances``.
     affine : (2, 3) float64
-        Picture to crop.
+        Picture to crop; turned, flipped and scaled, but not sheared.
     out : (S, S, 3) uint8
-        Filled; black outside the picture.
+        Filled, in C order; black outside of the picture.
 
     Raises
     ------
     DamagedPictureError
-        When the bytes are not a picture.
+        When the picture cannot be decoded.
+    DataError
+        When it is missing, or the store is damaged there (the picture's checksum does not match);
+        when the affine is not finite.
+    """
+    place = _inverse(affine)
+    if place is None:
+        raise DataError(
+            store.path,
+            f"instance row {row}",
+            expected="a box to crop",
+            found=f"the affine {np.asarray(affine).tolist()}",
+        )
+    crop = store.crop(row) if store.has_crops else None
+    if crop is not None:
+        _cut_crop(store, row, crop, place, out)
+        return
+    image = store.instances["image"].item(row)
+    encoded = store.encoded(image)
+    try:
+        warp(encoded, place, out)
+    except DamagedPicture as error:
+        store.check_picture(image)
+        raise _damaged(store, f"picture {store.images['path'][image]}", row, error) from error
+
+
+def _cut_crop(store: Store, row: int, crop: Crop, place: Place, out: NDArray[np.uint8]) -> None:
+    try:
+        # Pixel u of a crop of n pixels shows x = left - 0.5 + (u + 0.5) side / n.
+        step = crop.side / read_frame(crop.data).width
+        left, top = crop.left - 0.5 + step / 2, crop.top - 0.5 + step / 2
+        a, b, x, c, d, y = (value / step for value in place)
+        place = a, b, x - left / step, c, d, y - top / step
+        warp(Encoded(crop.data), place, out)
+    except DamagedPicture as error:
+        store.check_crop(row)
+        raise _damaged(store, "its crop", row, error) from error
+
+
+def _damaged(store: Store, picture: str, row: int, error: DamagedPicture) -> DamagedPictureError:
+    return DamagedPictureError(
+        store.path,
+        f"instance row {row}, {picture}",
+        expected="a picture that can be decoded",
+        found=str(error),
+        hint="humandata inspect --verify lists damaged pictures",
+    )
+
+
+def _inverse(affine: NDArray[np.float64]) -> Place | None:
+    # Plain numbers: NumPy needs ten times as long for six of them.
+    (a, b, x), (c, d, y) = affine.tolist()
+    determinant = a * d - b * c
+    if determinant == 0 or not math.isfinite(determinant + x + y):
+        return None
+    a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
+    return a, b, -(a * x + b * y), c, d, -(c * x + d * y)
+
+
+def warp(encoded: Encoded, place: Place, out: NDArray[np.uint8]) -> None:
+    """Decode the part of a picture that a crop shows, and fill the crop with it.
+
+    Parameters
+    ----------
+    encoded : Encoded
+    place : six floats
+        Rows of the affine that leads from the crop to the picture.
+    out : (S, S, 3) uint8
+        As in `cut`.
+
+    Raises
+    ------
+    DamagedPicture
+        If the part cannot be decoded.
     """
     import cv2
 
-    data = store.picture(image)
-    shrink = _reduction(data, affine)
-    flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
-    mode = flags.get(shrink, cv2.IMREAD_REDUCED_COLOR_8)
-    try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # an empty buffer raises, a damaged one gives None
-        picture = None
-    if picture is None:
-        raise DamagedPictureError(
-            store.path,
-            f"picture {store.images['path'][image]} (image row {image})",
-            expected="a picture that OpenCV decodes",
-            found=f"{len(data)} bytes that it does not",
-            hint="humandata inspect --verify lists damaged pictures.",
+    a, b, x, c, d, y = place
+    # How many pixels of the picture lie between two of the crop.
+    zoom_out = math.hypot(a, c)
+    shrink = next((factor for factor in (8, 4, 2) if zoom_out >= factor), 1)
+    last_x, last_y = out.shape[1] - 1, out.shape[0] - 1
+    low_x = x + min(a * last_x, 0.0) + min(b * last_y, 0.0)
+    low_y = y + min(c * last_x, 0.0) + min(d * last_y, 0.0)
+    high_x = x + max(a * last_x, 0.0) + max(b * last_y, 0.0)
+    high_y = y + max(c * last_x, 0.0) + max(d * last_y, 0.0)
+    # Bilinear sampling looks at the reduced pixels whose centres are less than shrink away, the
+    # nearer edge of which is (shrink + 1) / 2 away; a tenth is for OpenCV's single precision. So
+    # black comes in where the picture ends, and not where the region does.
+    reach = shrink / 2 + 0.6
+    box = (
+        math.ceil(low_x - reach),
+        math.ceil(low_y - reach),
+        math.floor(high_x + reach) + 1,
+        math.floor(high_y + reach) + 1,
+    )
+    region = decode_region(encoded, box, shrink, _memory())
+    if not region.pixels.size:
+        out[...] = 0
+        return
+    shrink = region.shrink
+    # A reduced pixel lies at the middle of the pixels that it covers.
+    left, top = region.left + (shrink - 1) / 2, region.top + (shrink - 1) / 2
+    inverse = np.array(
+        (
+            (a / shrink, b / shrink, (x - left) / shrink),
+            (c / shrink, d / shrink, (y - top) / shrink),
         )
-    if shrink > 1:
-        # Pixel i of the reduced picture covers pixels shrink * i ... shrink * i + shrink - 1.
-        matrix = affine.copy()
-        matrix[:, 2] += affine[:, :2].sum(axis=1) * (shrink - 1) / 2
-        matrix[:, :2] *= shrink
-    else:
-        matrix = affine
-    size = out.shape[0]
-    crop = cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR)
-    cv2.cvtColor(crop, cv2.COLOR_BGR2RGB, dst=out)
+    )
+    cv2.warpAffine(
+        region.pixels,
+        inverse,
+        (out.shape[1], out.shape[0]),
+        dst=out,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+    )
 
 
-def _reduction(data: bytes, affine: NDArray[np.float64]) -> int:
-    if not data.startswith(b"\xff\xd8"):
-        return 1  # only JPEG has a cheaper small form
-    zoom_out = 1 / max(float(np.hypot(affine[0, 0], affine[1, 0])), 1e-9)
-    return next((factor for factor in (8, 4, 2) if zoom_out >= factor), 1)
+_threads = threading.local()
+
+
+def _memory() -> Memory:
+    memory: Memory | None = getattr(_threads, "memory", None)
+    if memory is None:
+        memory = _threads.memory = Memory()
+    return memory
 
 
 def check_pictures(store: Store) -> None:
     """Fail early when a store has neither pictures nor a folder to find them in."""
-    if not store.has_pictures and store.attributes.get("picture_root") is None:
+    inside = store.has_pictures or store.has_crops
+    if not inside and store.attributes.get("picture_root") is None:
         raise HumandataError(
-            f"{store.path} has no pictures to train from; convert again with --pictures original"
+            f"{store.path} has no pictures to train from; convert again with --pictures tiled"
         )
