@@ -16,6 +16,8 @@ import click
       humandata train --mix coco.store=0.6 --mix pw3d.store=0.4 --out runs/hmr
       humandata train --mix coco.store --backbone resnet18 --init none --image-size 128 \\
           --steps 2000 --lr 1e-3 --set schedule=cosine --out runs/small
+      humandata train --mix h36m.store=0.5 --mix coco.store=0.5 --augment self_mix@h36m \\
+          --set channel_noise=0.2 --loss l1 --out runs/hmr_plus
       humandata train --out runs/hmr --resume
     """
 )
@@ -53,6 +55,26 @@ import click
 @click.option("--seed", type=int, help="Seed of everything random (default 0).")
 @click.option("--workers", type=int, help="Threads that prepare batches (default 2).")
 @click.option("--device", help="auto (default), cpu, cuda, cuda:1 ...")
+@click.option(
+    "--augment",
+    multiple=True,
+    metavar="NAME",
+    help="Also change pixels at random, on the device: photometric_distortion, hard_erasing, "
+    "synthetic_occlusion, keypoint_occlusion, soft_erasing, self_mix, coarse_dropout or "
+    "grid_dropout. NAME=0.3 for a share of the samples, NAME@h36m for one dataset of the mix. "
+    "Repeat for more; humandata inspect STORE --augment NAME shows it.",
+)
+@click.option(
+    "--occluders",
+    metavar="FILE",
+    help="Objects that occlude people (pascal_occluders.npy); made-up shapes without it.",
+)
+@click.option(
+    "--random-crop",
+    type=float,
+    metavar="P",
+    help="Cut off a part of the person with this probability (default 0; hmr-benchmarks: 0.8).",
+)
 @click.option(
     "--body-models",
     help="Folder of your SMPL files (default: $HUMANDATA_BODY_MODELS, else the stand-in body).",
@@ -128,7 +150,7 @@ def _recipe(
         recipe = recipes.read(out / "recipe.json")
     if mix:
         recipe = dataclasses.replace(recipe, mix=tuple(map(recipes.parse_source, mix)))
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
     if given.get("epochs") and "steps" not in given:
         given["steps"] = 0
     recipe = recipes.from_dict({**recipes.to_dict(recipe), **given}, "humandata train")

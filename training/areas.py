@@ -1,8 +1,8 @@
 """Parts of crops, in crop and picture coordinates, for a whole batch at once.
 
-Augmentations touch few pixels of some crops. These are listed one after the other as numbers of
-rows of a ``(pixels, 3)`` array: work and memory follow what is touched, there is no loop over
-samples, and the same code runs on any device.
+Augmentations touch few pixels of some crops. These are listed one after the other by their place in
+the batch: work and memory follow what is touched, there is no loop over samples, and the same code
+runs on any device.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Pixels(NamedTuple):
         return self.of_boxes(by_x) * self.x + self.of_rows(base)
 
     def places(self, sample: Tensor, size: int) -> Tensor:
-        """Row of every pixel in `flat` images, for boxes of the given samples (N,)."""
-        return self.of_rows((sample[self.box] * size + self.y) * size) + self.x
+        """Where the pixels' first colour lies in `Planes`, for boxes of the given samples (N,)."""
+        return self.of_rows((sample[self.box] * 3 * size + self.y) * size) + self.x
 
 
 def pixels_in(boxes: Tensor) -> Pixels:
@@ -112,15 +112,30 @@ def _expanded(counts: Tensor) -> tuple[Tensor, Tensor]:
     return entry, torch.arange(len(entry), device=counts.device) - first.index_select(0, entry)
 
 
-def flat(images: Tensor) -> Tensor:
-    """A copy of images (B, 3, S, S) as rows of pixels (B * S * S, 3)."""
-    rows = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
-    return rows.view(-1, images.shape[1])
+class Planes:
+    """A copy of images (B, 3, S, S) whose pixels are read and written by place (`Pixels.places`).
 
+    Values of P pixels are (3, P), colour by colour, as the images are on a CPU.
+    """
 
-def unflat(rows: Tensor, size: int) -> Tensor:
-    """Rows of pixels as images (B, 3, S, S) again, without a copy."""
-    return rows.view(-1, size, size, rows.shape[1]).permute(0, 3, 1, 2)
+    def __init__(self, images: Tensor) -> None:
+        self._shape = images.shape
+        self._bytes = images.clone(memory_format=torch.contiguous_format).view(-1)
+        self._colours = [n * images.shape[2] * images.shape[3] for n in range(3)]
+
+    def read(self, places: Tensor) -> Tensor:
+        """Pixels as float32."""
+        planes = [self._bytes.index_select(0, places + away) for away in self._colours]
+        return torch.stack(planes).float()
+
+    def write(self, places: Tensor, values: Tensor) -> None:
+        """Write float32 values 0-255 cut off to bytes; no place may come up twice."""
+        for away, plane in zip(self._colours, values.to(torch.uint8), strict=True):
+            self._bytes.index_copy_(0, places + away, plane)
+
+    def images(self) -> Tensor:
+        """The images (B, 3, S, S) as they are now."""
+        return self._bytes.view(self._shape)
 
 
 def outside_picture(images: Tensor, affine: Tensor, picture_size: Tensor) -> Tensor:

@@ -130,15 +130,20 @@ def prepare(batch: Batch, options: Augmentations | None = None) -> Batch:
         ``images`` float32 (B, 3, S, S); everything else as it was. Without colour noise and
         augmentations the pixels are exactly ``(x - mean) / std``.
     """
-    count = len(batch)
-    if batch.images.device.type == "cpu":
-        count = max(1, _CACHE_PIXELS // batch.size**2)
-    parts = [_prepared(part, options) for part in _parts(batch, count)]
-    images = torch.cat(parts) if len(parts) > 1 else parts[0]
+    if batch.images.device.type != "cpu":
+        return dataclasses.replace(batch, images=normalise(_bytes(batch, options)))
+    # Crops lie channels last, as they were cut. GPUs like that; PyTorch's CPU kernels crash on it
+    # in some networks (repvgg_a0, torch 2.15), and are slower here.
+    images = torch.empty(batch.images.shape)
+    done = 0
+    for part in _parts(batch, max(1, _CACHE_PIXELS // batch.size**2)):
+        part = dataclasses.replace(part, images=part.images.contiguous())
+        images[done : done + len(part)] = normalise(_bytes(part, options))
+        done += len(part)
     return dataclasses.replace(batch, images=images)
 
 
-_CACHE_PIXELS = 2**18
+_CACHE_PIXELS = 200_000
 """How many pixels a CPU works on at a time, so that what it computes stays in its cache."""
 
 
@@ -152,16 +157,11 @@ def _parts(batch: Batch, count: int) -> Iterator[Batch]:
         yield Batch(*values)
 
 
-def _prepared(batch: Batch, options: Augmentations | None) -> Tensor:
+def _bytes(batch: Batch, options: Augmentations | None) -> Tensor:
+    """Augmented pixels: whole numbers 0-255, of whatever type is at hand."""
     if options is not None and options.names:
-        images = augment(batch, options)
-    else:
-        images = channel_noise(batch.images, batch.channel_gain)
-    if images.device.type == "cpu":
-        # Crops lie channels last, as they were cut. GPUs like that; PyTorch's CPU kernels crash on
-        # it in some networks (repvgg_a0, torch 2.15).
-        images = images.contiguous()
-    return normalise(images)
+        return augment(batch, options)
+    return channel_noise(batch.images, batch.channel_gain)
 
 
 def augment(batch: Batch, options: Augmentations) -> Tensor:

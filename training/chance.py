@@ -92,7 +92,7 @@ def pattern(key: Tensor) -> Pattern:
 
 
 def pixels(of: Pattern, x: Tensor, y: Tensor) -> Tensor:
-    """Three random numbers, one per colour, for every pixel.
+    """32 random bits for every pixel.
 
     Parameters
     ----------
@@ -103,11 +103,14 @@ def pixels(of: Pattern, x: Tensor, y: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor, (P, 3) float32
-        Multiples of 1/1024 in [0, 1).
+    Tensor, (P,) int32
     """
-    z = (y * 65536 + x) * of.step + of.start
-    z = (z ^ ((z >> 16) & 0xFFFF)) * 0x7FEB352D
-    z = (z ^ ((z >> 15) & 0x1FFFF)) * _signed(0x846CA68B, 32)
-    z = z ^ ((z >> 16) & 0xFFFF)
-    return torch.stack([z & 1023, (z >> 10) & 1023, (z >> 20) & 1023], dim=1) * (1 / 1024)
+    z = (y * 65536).add_(x).mul_(of.step).add_(of.start)
+    z = (z >> 16).bitwise_and_(0xFFFF).bitwise_xor_(z).mul_(0x7FEB352D)
+    z = (z >> 15).bitwise_and_(0x1FFFF).bitwise_xor_(z).mul_(_signed(0x846CA68B, 32))
+    return (z >> 16).bitwise_and_(0xFFFF).bitwise_xor_(z)
+
+
+def colours(bits: Tensor) -> Tensor:
+    """Three uniform numbers in [0, 1), multiples of 1/1024, of the bits of pixels: (3, P)."""
+    return torch.stack([bits & 1023, (bits >> 10) & 1023, (bits >> 20) & 1023]) * (1 / 1024)

@@ -34,14 +34,15 @@ def channel_noise(images: Tensor, gain: Tensor) -> Tensor:
     differs by at most the rounding of the interpolation, and black outside the picture stays black
     either way.
     """
-    return (images.float() * gain[:, :, None, None]).round_().clamp_(0, 255)
+    pixels = images.to(torch.float32, copy=True)
+    return pixels.mul_(gain[:, :, None, None]).round_().clamp_(0, 255)
 
 
 def normalise(images: Tensor) -> Tensor:
     """``(x - mean) / std`` of ImageNet, for RGB pixels 0-255 of shape (B, 3, S, S)."""
     mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    return (images.float() - mean) / std
+    return images.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
 class Distortions(NamedTuple):
@@ -111,8 +112,7 @@ def photometric_distortion(
         return values.view(-1, 1, 1, 1)
 
     how = distortions
-    pixels = images.float().contiguous()
-    pixels = pixels.add_(each(how.brightness)).clamp_(0, 255).floor_()
+    pixels = images.to(torch.float32, copy=True).add_(each(how.brightness)).clamp_(0, 255).floor_()
     first = torch.where(how.contrast_first, how.contrast, 1.0)
     pixels = pixels.mul_(each(first)).clamp_(0, 255).floor_()
     chosen = how.hsv.nonzero().squeeze(1)

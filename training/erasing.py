@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from humandata.training import chance
-from humandata.training.areas import Pixels, boxes_around, flat, inverse, pixels_in, unflat
+from humandata.training.areas import Pixels, Planes, boxes_around, inverse, pixels_in
+from humandata.training.packed import OPAQUE, Bytes, corners, shares
 
 REFERENCE_SIZE = 224
 """Lengths in pixels of the crop are those of a crop of this side, and grow with other sides."""
@@ -82,9 +83,9 @@ def hard_erasing(images: Tensor, rectangles: Rectangles, affine: Tensor, key: Te
 
     Notes
     -----
-    The reference writes ``uint8(255 U)`` into the picture before it is warped. Here every pixel of
-    the crop interpolates the same kind of noise between the four pixels of the picture around it,
-    so the noise is turned, and finer or coarser, with the crop. Along the rectangle's edges the
+    The reference writes ``uint8(255 U)``, 0 to 254, into the picture before it is warped. Here each
+    pixel of the crop interpolates noise of 0 to 255 between the four pixels of the picture around
+    it, so the noise is turned, and finer or coarser, with the crop. Along the rectangle's edges the
     share of the noise is that of the reference, the share of the picture its warped value there
     rather than its unerased pixels alone: a seam of one picture pixel. In a mirrored crop the
     rectangle is cut to whole pixels before it is mirrored instead of after.
@@ -97,27 +98,30 @@ def hard_erasing(images: Tensor, rectangles: Rectangles, affine: Tensor, key: Te
     boxes = boxes_around(forward, (corner - 1).float(), (corner + extent).float(), size)
     at = pixels_in(boxes)
     back = inverse(forward)
-    u, v = (at.linear(*back[:, axis].unbind(1)) for axis in (0, 1))
-    left, top = u.floor(), v.floor()
-    across, down = u - left, v - top
-    # From here on in pixels of the rectangle.
-    i = left.int() - at.of_boxes(corner[:, 0].int())
-    j = top.int() - at.of_boxes(corner[:, 1].int())
-    width, height = (at.of_boxes(extent[:, axis].int()) for axis in (0, 1))
-    covered = torch.zeros_like(u)
-    noise = torch.zeros(len(u), 3, device=images.device)
+    first, share = [], []
+    for axis in (0, 1):
+        # In pixels of the rectangle, from where it is first felt; sixteenths of one are enough.
+        by_x, by_y, offset = back[:, axis].unbind(1)
+        place = at.linear(by_x, by_y, offset - corner[:, axis] + 1).mul_(16)
+        end = at.of_boxes(extent[:, axis].int())
+        place = torch.minimum(place.round_().clamp_(min=0), (end * 16 + 16).float()).int()
+        near = (place >> 4).sub_(1)
+        before, after = shares(place & 15)
+        before.masked_fill_((near < 0).logical_or_(near >= end), 0)
+        after.masked_fill_(near >= end - 1, 0)
+        first.append(near)
+        share.append((before, after))
     random = chance.Pattern(*(at.of_boxes(part) for part in chance.pattern(key[chosen])))
-    for step_x, step_y in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        x, y = i + step_x, j + step_y
-        inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
-        weight = (across if step_x else 1 - across) * (down if step_y else 1 - down) * inside
-        covered += weight
-        noise += weight[:, None] * chance.pixels(random, x, y).mul_(255).floor_()
-    rows = flat(images)
-    index = at.places(chosen, size)
-    mixed = rows.index_select(0, index) * (1 - covered[:, None]) + noise
+    noise = Bytes(first[0])
+    for step_x, step_y, weight in corners(*share):
+        # The fourth byte counts what the noise covers.
+        noise.add(chance.pixels(random, first[0] + step_x, first[1] + step_y) | OPAQUE, weight)
+    mixed = noise.values()
+    planes, places = Planes(images), at.places(chosen, size)
+    below = planes.read(places).mul_(1 - mixed[3] * (1 / 255))
     # Rounded as the warp rounds.
-    return unflat(rows.index_copy_(0, index, mixed.round_().clamp_(0, 255).to(torch.uint8)), size)
+    planes.write(places, below.add_(mixed[:3]).round_().clamp_(0, 255))
+    return planes.images()
 
 
 class Patches(NamedTuple):
@@ -166,12 +170,12 @@ def soft_erasing(images: Tensor, patches: Patches, key: Tensor) -> Tensor:
     the crop.
     """
     chosen, at = _patch_pixels(patches)
-    rows, index = flat(images), at.places(chosen, images.shape[-1])
-    share = at.of_boxes(patches.share[chosen])[:, None]
+    planes, places = Planes(images), at.places(chosen, images.shape[-1])
+    share = at.of_boxes(patches.share[chosen])
     random = chance.Pattern(*(at.of_boxes(part) for part in chance.pattern(key[chosen])))
-    noise = chance.pixels(random, at.x, at.of_rows(at.y.int())) * 255
-    mixed = rows.index_select(0, index) * (1 - share) + noise * share
-    return unflat(rows.index_copy_(0, index, mixed.to(torch.uint8)), images.shape[-1])
+    noise = chance.colours(chance.pixels(random, at.x, at.of_rows(at.y.int()))).mul_(255)
+    planes.write(places, planes.read(places).mul_(1 - share).add_(noise.mul_(share)))
+    return planes.images()
 
 
 def self_mix(images: Tensor, patches: Patches) -> Tensor:
@@ -182,12 +186,13 @@ def self_mix(images: Tensor, patches: Patches) -> Tensor:
     """
     size = images.shape[-1]
     chosen, at = _patch_pixels(patches)
-    rows, index = flat(images), at.places(chosen, size)
-    share = at.of_boxes(patches.share[chosen])[:, None]
+    planes, places = Planes(images), at.places(chosen, size)
+    share = at.of_boxes(patches.share[chosen])
     away = (patches.source - patches.corner)[chosen]
-    other = index + at.of_boxes(away[:, 1] * size + away[:, 0])
-    mixed = rows.index_select(0, index) * (1 - share) + rows.index_select(0, other) * share
-    return unflat(rows.index_copy_(0, index, mixed.to(torch.uint8)), size)
+    other = places + at.of_boxes(away[:, 1] * size + away[:, 0])
+    mixed = planes.read(places).mul_(1 - share).add_(planes.read(other).mul_(share))
+    planes.write(places, mixed)
+    return planes.images()
 
 
 def _patch_pixels(patches: Patches) -> tuple[Tensor, Pixels]:

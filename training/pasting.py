@@ -15,15 +15,15 @@ from torch import Tensor
 from humandata.training import chance
 from humandata.training.areas import (
     Pixels,
+    Planes,
     black_outside,
     boxes_around,
-    flat,
     inverse,
     moved,
     pixels_in,
-    unflat,
 )
 from humandata.training.occluders import LEVELS, Objects
+from humandata.training.packed import Bytes, corners, shares
 
 MOST = 7
 
@@ -166,17 +166,15 @@ def paste(
 
     at = pixels_in(boxes)
     rgba = _looked_up(objects, number, level, corner, extent, inverse(forward), at)
-    opacity = rgba[:, 3:] * (1 / 255)
-    index = at.places(sample, size)
-    rows = flat(images)
+    through = 1 - rgba[3] * (1 / 255)
+    planes, places = Planes(images), at.places(sample, size)
     start = 0
     for count in pixels_of_order.tolist():
         part = slice(start, start + count)
-        below = rows.index_select(0, index[part]) * (1 - opacity[part])
-        mixed = (below + rgba[part, :3]).clamp_(max=255).to(torch.uint8)
-        rows.index_copy_(0, index[part], mixed)
+        below = planes.read(places[part]).mul_(through[part])
+        planes.write(places[part], below.add_(rgba[:3, part]).clamp_(max=255))
         start += count
-    return black_outside(unflat(rows, size), affine, picture_size)
+    return black_outside(planes.images(), affine, picture_size)
 
 
 def _level(objects: Objects, number: Tensor, extent: Tensor, affine: Tensor) -> Tensor:
@@ -196,11 +194,7 @@ def _looked_up(
     back: Tensor,
     at: Pixels,
 ) -> Tensor:
-    """Bilinear colours and opacity (P, 4), 0-255, of objects at the pixels of boxes around them.
-
-    Four bytes are interpolated at once, as two in each of two 32-bit numbers; places are rounded to
-    a sixteenth of a pixel, so that weights are whole numbers that sum to 256.
-    """
+    """Bilinear colours and opacity (4, P), 0-255, of objects at the pixels of boxes around them."""
     kept = objects.extent[number, level]
     scale = kept / extent
     stride = at.of_boxes((kept[:, 0] + 2).int())
@@ -213,15 +207,9 @@ def _looked_up(
         place = at.linear(by_x * factor, by_y * factor, offset).mul_(16).clamp_(min=0)
         place = torch.minimum(place, at.of_boxes(kept[:, axis] * 16.0 + 15)).int()
         first.append(place >> 4)
-        share.append(place & 15)
+        share.append(shares(place & 15))
     index = at.of_boxes(objects.start[number, level].int()) + first[1] * stride + first[0]
-    mask, half = 0x00FF00FF, 0x00800080
-    even = torch.full_like(index, half)
-    odd = torch.full_like(index, half)
-    for step_x, step_y in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        weight = (share[0] if step_x else 16 - share[0]) * (share[1] if step_y else 16 - share[1])
-        pixel = objects.pixels.index_select(0, index + step_y * stride + step_x)
-        even += (pixel & mask) * weight
-        odd += ((pixel >> 8) & mask) * weight
-    bytes_ = ((even >> 8) & 255, (odd >> 8) & 255, (even >> 24) & 255, (odd >> 24) & 255)
-    return torch.stack(bytes_, dim=1).float()
+    mixed = Bytes(index)
+    for step_x, step_y, weight in corners(*share):
+        mixed.add(objects.pixels.index_select(0, index + step_y * stride + step_x), weight)
+    return mixed.values()

@@ -104,7 +104,7 @@ def test_noise_of_pixels_has_no_pattern() -> None:
     planes = []
     for part in zip(*chance.pattern(key), strict=True):
         own = chance.Pattern(*(value.expand(128 * 128) for value in part))
-        planes += list(chance.pixels(own, x, y.int()).view(128, 128, 3).permute(2, 0, 1).numpy())
+        planes += list(chance.colours(chance.pixels(own, x, y.int())).view(3, 128, 128).numpy())
     for plane in planes:
         assert stats.kstest(plane.ravel() + 1 / 2048, "uniform").pvalue > 1e-3
         spectrum = np.abs(np.fft.fft2(plane - plane.mean())) ** 2 / (plane.size / 12)
