@@ -112,7 +112,11 @@ def pa_mpjpe(pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None) -> f
 
 
 def n_mpjpe(pred: ArrayLike, gt: ArrayLike, mask: ArrayLike | None = None) -> float:
-    """MPJPE after every root-relative sample is scaled best (`scale_align`)."""
+    """MPJPE after every root-relative sample is scaled best (`scale_align`).
+
+    Masked joints take no part in the scale. mmhuman3d scales by all joints and masks only the mean:
+    ``pooled(joint_errors(scale_align(pred, gt), gt), mask)``.
+    """
     gt = _without_masked(gt, mask)
     return pooled(joint_errors(scale_align(pred, gt, mask), gt), mask)
 

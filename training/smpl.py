@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from humandata.bodymodel import BodyModel, missing_regressor
 from humandata.training.joint_sums import Bodies, JointSum, whole_sets
+from humandata.training.rotations import axis_angle_to_matrix as axis_angle_to_matrix
+from humandata.training.rotations import rotation6d_to_matrix as rotation6d_to_matrix
 from humandata.training.skinning import Surface, rotate, skin, world_rotations
 
 Array = NDArray[Any]
@@ -484,28 +486,3 @@ def _levels(parents: list[int]) -> list[tuple[list[int], list[int]]]:
         levels.append((children, [above.index(parents[j]) for j in children]))
         above = children
     return levels
-
-
-def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
-    """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3); smooth at zero."""
-    angle = torch.linalg.vector_norm(axis_angle, dim=-1)[..., None, None]
-    x, y, z = axis_angle.unbind(-1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1)
-    cross = cross.view(*x.shape, 3, 3)
-    first = torch.sinc(angle / torch.pi)
-    second = 0.5 * torch.sinc(angle / (2 * torch.pi)) ** 2
-    identity = torch.eye(3, dtype=axis_angle.dtype, device=axis_angle.device)
-    return identity + first * cross + second * (cross @ cross)
-
-
-def rotation6d_to_matrix(rotation6d: Tensor) -> Tensor:
-    """Rotation matrices (..., 3, 3) of HMR's six numbers (..., 6), by Gram-Schmidt.
-
-    The six are a (3, 2) block read row by row: its columns are the first two of the matrix (the
-    form of SPIN and its heirs, not PyTorch3D's).
-    """
-    a, b = rotation6d[..., 0::2], rotation6d[..., 1::2]
-    first = functional.normalize(a, dim=-1)
-    second = functional.normalize(b - (first * b).sum(-1, keepdim=True) * first, dim=-1)
-    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)

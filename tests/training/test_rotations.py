@@ -19,7 +19,6 @@ from torch import Tensor
 from humandata import HumandataError
 from humandata import rotations as in_numpy
 from humandata.training import rotations
-from humandata.training import smpl as body
 
 Array = NDArray[Any]
 
@@ -120,14 +119,6 @@ def test_every_map_equals_the_published_codes(reference: dict[str, Array]) -> No
             reference[f"six_{layout}"],
             atol=1e-14,
         )
-
-
-def test_the_body_model_uses_the_same_rotations() -> None:
-    vectors, six = of_seed(0, 9, 3), of_seed(1, 9, 6)
-    torch.testing.assert_close(
-        body.axis_angle_to_matrix(vectors), rotations.axis_angle_to_matrix(vectors)
-    )
-    torch.testing.assert_close(body.rotation6d_to_matrix(six), rotations.rotation6d_to_matrix(six))
 
 
 @pytest.mark.parametrize("name", FORMS)
