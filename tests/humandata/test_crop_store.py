@@ -313,7 +313,11 @@ def test_joining_keeps_crops_beside_pictures(
     assert joined.verify_pictures() == []
 
 
-def test_crops_of_ones_own_can_be_appended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("per_pack", [1, 512])
+def test_crops_of_ones_own_can_be_appended(
+    tmp_path: Path, per_pack: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("humandata.writer.PICTURES_PER_PACK", per_pack)
     data = encode_jpeg(slope(32, 32, True))
     one: dict[str, Any] = {
         "images": {"id": np.uint64([1]), "path": ["a.jpg"], "height": [64], "width": [64]},

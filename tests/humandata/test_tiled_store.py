@@ -241,6 +241,16 @@ def test_workers_and_interruptions_do_not_change_a_tiled_store(
     assert all(report.kept_untiled == reports[0].kept_untiled for report in reports)
 
 
+def test_a_picture_that_is_left_out_does_not_count_as_kept(tmp_path: Path) -> None:
+    arguments = rows([PICTURES["4:2:0"], encode(smooth(20, 30)), encode(smooth(20, 30))])
+    arguments["images"]["width"] = [0, 30, 31]  # the release is wrong about the last
+    with humandata.create(tmp_path / "s.zarr", dataset="test", tiled=True) as writer:
+        writer.append(**arguments)
+    counts = humandata.open(tmp_path / "s.zarr").attributes["counts"]
+    assert counts["rejected"] == {"picture_size": 1}
+    assert (counts["tiled"], counts["kept_untiled"]) == (1, {"too small to tile": 1})
+
+
 def test_joining_stores_takes_over_tiles_as_they_are(tmp_path: Path) -> None:
     raw, _ = release(tmp_path / "raw")
     convert("coco", raw, tmp_path / "a.zarr", workers=1)
@@ -374,6 +384,22 @@ def test_a_picture_that_would_end_outside_of_its_pack_is_named(tmp_path: Path) -
     with pytest.raises(DataError, match="images/packs/00000.*a reference to bytes 1,000,000,000"):
         store.encoded(1)
     assert store.encoded(0).data
+
+
+def test_an_index_that_would_end_outside_of_its_pack_is_found(
+    tiled: humandata.Store, tmp_path: Path
+) -> None:
+    shutil.copytree(tiled.path, tmp_path / "s.zarr")
+    chunk = tmp_path / "s.zarr/images/tile_count/c/0"
+    content = bytearray(chunk.read_bytes())
+    last = len(PICTURES) - 1
+    content[4 * last : 4 * last + 4] = (int(tiled.images["tile_count"][last]) + 1).to_bytes(
+        4, "little"
+    )
+    chunk.write_bytes(content)
+    checks = {c.name: c for c in inspection.verify(humandata.open(tmp_path / "s.zarr"))}
+    assert checks["references"].passed is False
+    assert f"images/offset, row {last}" in checks["references"].details[0]
 
 
 @given(st.lists(st.integers(1, 3 * 2**26), max_size=40))
