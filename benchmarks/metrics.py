@@ -54,14 +54,15 @@ def peak():
 
 store, predictions, folder = sys.argv[1:4]
 imported = peak()
-runs = []
+runs, peaks = [], []
 for _ in range(int(sys.argv[4])):
     start = time.perf_counter()
     result = evaluate(store, predictions=predictions, metrics=["mpjpe", "pa_mpjpe"],
                       body_models=folder or None, any_store=True, workers=1)
     runs.append(time.perf_counter() - start)
+    peaks.append(peak())
 figure = result.overall.figures["pa_mpjpe"]
-print(json.dumps([runs, imported, peak(), result.overall.rows, figure.mean]))
+print(json.dumps([runs, imported, peaks[0], result.overall.rows, figure.mean]))
 """
 
 
