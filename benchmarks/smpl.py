@@ -149,10 +149,8 @@ def main() -> None:
         with torch.no_grad():
             apart = float((mine(rotations, betas) - theirs(rotations, betas)).abs().max())
         bar = f"{BARS[name]:5.1f} x" if name in BARS else "       "
-        print(
-            f"{name:20} {theirs_ms:8.2f} ms {spent[name]:7.2f} ms {theirs_ms / spent[name]:6.1f} x {bar} "
-            f"{apart:8.1e} m"
-        )
+        times = f"{theirs_ms:8.2f} ms {spent[name]:7.2f} ms {theirs_ms / spent[name]:6.1f} x"
+        print(f"{name:20} {times} {bar} {apart:8.1e} m")
     for name in ("joints", "vertices"):
         mine, theirs = (
             kept_megabytes(forward, rotations, betas, body)

@@ -170,7 +170,7 @@ def _theirs(
     options = {"num_betas": betas.shape[1], "dtype": dtype, "batch_size": count}
     parts = {"global_orient": rotations[:, :1], "body_pose": rotations[:, 1:22], "betas": betas}
     # AMASS's SMPL-H has none; smplx wants them, and does not use them on rotation matrices.
-    hands = {f"hands_mean{side}": np.zeros(45) for side in "lr"}
+    hands: dict[str, Any] = {f"hands_mean{side}": np.zeros(45) for side in "lr"}
     hands |= {f"hands_components{side}": np.eye(45) for side in "lr"}
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
         if joints == 24:

@@ -161,12 +161,13 @@ def _plain_skin(
     rest = torch.addmm(surface.template.flatten(), betas, surface.shapedirs)
     if surface.posedirs is not None:
         rest = torch.addmm(rest, feature, surface.posedirs)
-    rest = rest.view(len(betas), -1, 3).permute(1, 2, 0)
-    blend = (surface.weights @ affine.flatten(1)).view(-1, 3, 4, len(betas))
-    vertices = (blend[:, :, :3] * rest.unsqueeze(1)).sum(2) + blend[:, :, 3]
+    rest = rest.view(len(betas), -1, 3).transpose(1, 2).unsqueeze(1)
+    blend = affine.permute(3, 1, 2, 0).flatten(0, 2) @ surface.weights.t()
+    blend = blend.view(len(betas), 3, 4, -1)
+    vertices = (blend[:, :, :3] * rest).sum(2) + blend[:, :, 3]
     if transl is not None:
-        vertices = vertices + transl.t()
-    return vertices.permute(2, 0, 1).contiguous()
+        vertices = vertices + transl.unsqueeze(2)
+    return vertices.transpose(1, 2).contiguous()
 
 
 class _Skin(Function):

@@ -352,7 +352,6 @@ class SMPL(nn.Module):
                 None if transl is None else transl[mine],
             )
             for i, mine in enumerate(rows)
-            if len(mine)
         ]
         return torch.cat(parts).index_select(0, torch.cat(rows).argsort())
 
@@ -435,7 +434,7 @@ class SMPL(nn.Module):
             )
         if gender is None:
             return None
-        if not torch.compiler.is_compiling() and gender.device.type == "cpu":
+        if not torch.compiler.is_compiling():
             wrong = (gender < 0) | (gender >= models)
             if gender.shape != (count,) or wrong.any():
                 raise ValueError(

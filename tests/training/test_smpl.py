@@ -284,6 +284,7 @@ def test_genders_are_asked_for_and_checked(three: tuple[SMPL, list[SMPL]]) -> No
 # The compiler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("genders", [False, True])
 def test_the_module_compiles_to_one_graph(genders: bool, three: tuple[SMPL, list[SMPL]]) -> None:
     body = three[0] if genders else three[1][0]
