@@ -1,18 +1,19 @@
-"""Image encoders: any timm network by its name, giving one feature vector per picture."""
+"""Image encoders: any timm network by its name, giving one feature vector per picture.
+
+Names that end in ``_hmrbench`` are the networks as hmr-benchmarks uses them; see
+`humandata.training.backbone_variants`. Files of weights are read by
+`humandata.training.backbone_weights`.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from humandata.errors import DataError, HumandataError
-
-#: Prefixes under which published files keep the trunk of a larger model; the first that occurs is
-#: stripped.
-PREFIXES = ("backbone.network.", "backbone.", "module.backbone.", "module.")
+from humandata.errors import HumandataError
+from humandata.training.backbone_variants import Variant, variant_of
 
 
 class Backbone(nn.Module):
@@ -25,12 +26,12 @@ class Backbone(nn.Module):
     ----------
     name : str
         timm's name, with or without a tag of weights: ``resnet50``, ``hrnet_w32``,
-        ``resnet50.tv_in1k``.
+        ``resnet50.tv_in1k``; or a variant of the reference, ``hrnet_w32_hmrbench``.
     pretrained : bool
         Load timm's weights of that name (downloaded on first use, then cached).
-    image_size : int
-        Side of the square crops. Convolutional networks take any; vision transformers are built
-        for it.
+    image_size : int, or (height, width)
+        Size of the crops, which are square unless two numbers are given. Convolutional networks
+        take any; vision transformers are built for it.
 
     Attributes
     ----------
@@ -38,20 +39,49 @@ class Backbone(nn.Module):
         Length of the feature vector.
     """
 
-    def __init__(self, name: str, pretrained: bool = False, image_size: int = 224) -> None:
+    def __init__(
+        self, name: str, pretrained: bool = False, image_size: int | tuple[int, int] = 224
+    ) -> None:
         super().__init__()
         self.name = name
-        self.network = _create(name, pretrained, image_size)
+        plain, self._variant = variant_of(name)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.network = _create(plain, pretrained, image_size, self._variant)
+        if self._variant is not None:
+            self.channels = self._variant.channels
+            self._freeze()
+            self.train(self.training)
+            return
         training = self.network.training
         self.network.eval()
         with torch.no_grad():
             # Measured, not read from num_features: MobileNet-like networks announce the width of a
             # head that forward_features does not run.
-            self.channels = int(self(torch.zeros(1, 3, image_size, image_size)).shape[1])
+            self.channels = int(self(torch.zeros(1, 3, height, width)).shape[1])
         self.network.train(training)
 
+    def train(self, mode: bool = True) -> Backbone:
+        """Batch norm stays in evaluation where the reference leaves it there."""
+        super().train(mode)
+        if self._variant is not None and self._variant.norm_eval:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        assert self._variant is not None
+        for name, parameter in self.network.named_parameters():
+            if self._variant.frozen and name.startswith(self._variant.frozen):
+                parameter.requires_grad_(False)
+        for module in self.network.modules():
+            if self._variant.norm_frozen and isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, channels) of normalised pictures (B, 3, S, S)."""
+        """Features (B, channels) of normalised pictures (B, 3, height, width)."""
+        if self._variant is not None and self._variant.features is not None:
+            return self._variant.features(self.network, images)
         features: Tensor = self.network.forward_features(images)  # type: ignore[operator]
         return pool(features, self.network)
 
@@ -82,7 +112,12 @@ def pool(features: Tensor, network: nn.Module) -> Tensor:
     raise HumandataError(f"a feature map of shape {tuple(features.shape)} cannot be pooled")
 
 
-def _create(name: str, pretrained: bool, image_size: int) -> nn.Module:
+def _create(
+    name: str,
+    pretrained: bool,
+    image_size: int | tuple[int, int],
+    variant: Variant | None,
+) -> nn.Module:
     try:
         import timm
     except RuntimeError as error:
@@ -97,6 +132,8 @@ def _create(name: str, pretrained: bool, image_size: int) -> nn.Module:
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise HumandataError(f"timm {timm.__version__} has no backbone named {name!r}{hint}")
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    if variant is not None:
+        options.update(variant.options)
     try:
         try:
             network = timm.create_model(name, img_size=image_size, **options)
@@ -110,83 +147,10 @@ def _create(name: str, pretrained: bool, image_size: int) -> nn.Module:
             "downloaded from huggingface.co on first use; without a network, train from scratch "
             "with --init none or give a file with --init weights.safetensors"
         ) from error
+    if variant is not None and variant.adapt is not None:
+        variant.adapt(network)
     return network
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def load_backbone_weights(backbone: Backbone, path: Path) -> int:
-    """Fill a backbone from a file of weights; every tensor of the backbone must be found.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    path : Path
-        ``.safetensors``, or a PyTorch file that ``torch.load(weights_only=True)`` accepts. Tensors
-        may lie under ``state_dict`` and carry a prefix such as ``backbone.``; classifier tensors
-        are ignored.
-
-    Returns
-    -------
-    int
-        The number of tensors that were taken.
-
-    Raises
-    ------
-    DataError
-        When the file is not one of these or lacks a tensor of the backbone.
-    """
-    tensors = _strip_prefix(_read_tensors(path))
-    wanted = backbone.network.state_dict()
-    # Files of old PyTorch versions do not count batches; the count only matters to cumulative
-    # averages.
-    missing = [
-        key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked")
-    ]
-    wrong = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
-    if missing or wrong:
-        key = (missing or wrong)[0]
-        found = (
-            f"no such tensor ({len(missing)} of {len(wanted)} are missing)"
-            if missing
-            else f"shape {tuple(tensors[key].shape)}"
-        )
-        raise DataError(
-            path,
-            key,
-            expected=f"a tensor of shape {tuple(wanted[key].shape)} for {backbone.name}",
-            found=found,
-            hint="Is --backbone the network this file was made with?",
-        )
-    taken = {key: tensors[key] for key in wanted if key in tensors}
-    backbone.network.load_state_dict(taken, strict=False)
-    return len(taken)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise DataError(path, expected="a file of weights", found="no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each reader has its own family of errors for a damaged file
-        raise DataError(
-            path,
-            expected=".safetensors, or a PyTorch file of plain tensors",
-            found=_first_line(error),
-        ) from error
-    content = content.get("state_dict", content.get("model", content))
-    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-def _strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES:
-        if any(key.startswith(prefix) for key in tensors):
-            length = len(prefix)
-            return {key[length:]: t for key, t in tensors.items() if key.startswith(prefix)}
-    return tensors

@@ -14,7 +14,8 @@ from humandata.errors import DataError, HumandataError
 from humandata.geometry import project, weak_perspective_to_translation
 from humandata.training import recipes
 from humandata.training.algorithms import hmr
-from humandata.training.backbones import Backbone, load_backbone_weights, pool
+from humandata.training.backbone_weights import load_backbone_weights
+from humandata.training.backbones import Backbone, pool
 from humandata.training.batches import Batch
 from humandata.training.engine import skeleton, training_body
 from humandata.training.smpl import SMPL, axis_angle_to_matrix, rotation6d_to_matrix

@@ -11,22 +11,21 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from humandata.bodymodel import mean_parameters
 from humandata.training import losses
-from humandata.training.backbones import Backbone, load_backbone_weights
+from humandata.training.backbone_weights import load_backbone_weights
+from humandata.training.backbones import Backbone
 from humandata.training.batches import Batch
+from humandata.training.heads import DEFAULTS, HMRHead
 from humandata.training.recipes import Recipe
 from humandata.training.smpl import SMPL, axis_angle_to_matrix, rotation6d_to_matrix
 
 FOCAL_LENGTH = 5000.0
 """Focal length, in pixels of the crop, of the camera that projects the body into the crop."""
 
-POSE, SHAPE, CAMERA = 144, 10, 3
+__all__ = ["FOCAL_LENGTH", "HMR", "HMRHead", "Prediction", "build", "loss", "project"]
 
 
 @dataclass(frozen=True)
@@ -53,75 +52,6 @@ class Prediction:
         """
         scale, x, y = self.camera.unbind(-1)
         return torch.stack([x, y, 2 * FOCAL_LENGTH / (size * scale + 1e-9)], dim=-1)
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """Sizes of the regressor; the published networks use these."""
-
-    hidden: int = 1024
-    iterations: int = 3
-    dropout: float = 0.5
-
-
-DEFAULTS = Defaults()
-
-
-class HMRHead(nn.Module):
-    """The regressor: features to body and camera in three corrections of the mean parameters.
-
-    Names of parameters and buffers are those of published checkpoints (``head.fc1.weight`` ...).
-
-    Parameters
-    ----------
-    channels : int
-        Length of the feature vector.
-    options : Defaults
-    body_models : Path, optional
-        Folder of the user's SMPL files, where ``smpl_mean_params.npz`` gives the initial
-        parameters.
-    """
-
-    init_pose: Tensor
-    init_shape: Tensor
-    init_cam: Tensor
-
-    def __init__(
-        self, channels: int, options: Defaults = DEFAULTS, body_models: Path | None = None
-    ) -> None:
-        super().__init__()
-        self.iterations = options.iterations
-        self.fc1 = nn.Linear(channels + POSE + SHAPE + CAMERA, options.hidden)
-        self.drop1 = nn.Dropout(options.dropout)
-        self.fc2 = nn.Linear(options.hidden, options.hidden)
-        self.drop2 = nn.Dropout(options.dropout)
-        self.decpose = nn.Linear(options.hidden, POSE)
-        self.decshape = nn.Linear(options.hidden, SHAPE)
-        self.deccam = nn.Linear(options.hidden, CAMERA)
-        for decoder in (self.decpose, self.decshape, self.deccam):
-            nn.init.xavier_uniform_(decoder.weight, gain=0.01)
-        mean = mean_parameters(body_models)
-        self.register_buffer("init_pose", _row(mean.pose6d))
-        self.register_buffer("init_shape", _row(mean.betas))
-        self.register_buffer("init_cam", _row(mean.camera))
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """6D pose (B, 144), betas (B, 10) and camera (B, 3) from features (B, channels)."""
-        count = features.shape[0]
-        pose = self.init_pose.expand(count, -1)
-        shape = self.init_shape.expand(count, -1)
-        camera = self.init_cam.expand(count, -1)
-        for _ in range(self.iterations):
-            state = torch.cat([features, pose, shape, camera], dim=1)
-            hidden = self.drop2(self.fc2(self.drop1(self.fc1(state))))
-            pose = pose + self.decpose(hidden)
-            shape = shape + self.decshape(hidden)
-            camera = camera + self.deccam(hidden)
-        return pose, shape, camera
-
-
-def _row(values: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.array(values, np.float32).reshape(1, -1))
 
 
 class HMR(nn.Module):

@@ -1,0 +1,429 @@
+"""Files of network weights: read without running what they hold, brought to timm's names.
+
+PyTorch files are pickles. They are read by ``torch.load(weights_only=True)``; those that it
+refuses (training checkpoints often carry a configuration or a logger beside the weights) by an
+unpickler that builds tensors and plain containers only and puts an empty object in the place of
+everything else. No code of the file, and none it names, is run either way.
+
+Names: `to_timm` knows those of torchvision and timm (``layer1.0.conv1``), of mmcls, which
+hmr-benchmarks took over (``stages.0.blocks.0.attn.w_msa.qkv``), and of Microsoft's Swin. Sources:
+the state dicts of these projects; how timm's and mmcls' networks correspond was measured on equal
+weights (see ``tests/training/test_weights.py``).
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from humandata.errors import DataError
+from humandata.training.backbones import Backbone
+
+Tensors = dict[str, Tensor]
+
+WRAPPERS = (
+    "state_dict", "model", "model_state_dict", "net", "network", "params", "weights", "generator",
+)  # fmt: skip
+"""Keys under which training code puts a network's tensors."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""What wrappers of a whole network put before every name."""
+
+TRUNKS = ("backbone.network.", "backbone.", "encoder.")
+"""What networks put before the names of their backbone."""
+
+
+@dataclass(frozen=True)
+class File:
+    """The tensors of a file.
+
+    Attributes
+    ----------
+    tensors : dict
+        By the names in the file, without what all of them start with.
+    reader : str
+        Who read it: ``safetensors``, ``weights_only`` or ``restricted``.
+    wrapper : str
+        What was taken off: ``state_dict``, ``model / module.``; empty for nothing.
+    metadata : dict
+        Of a safetensors file.
+    """
+
+    tensors: Tensors
+    reader: str
+    wrapper: str
+    metadata: Mapping[str, str]
+
+
+def read(path: Path) -> File:
+    """Read a file of weights.
+
+    Raises
+    ------
+    DataError
+        When there is none, when it is damaged, or when it holds no tensors.
+    """
+    if not path.is_file():
+        raise DataError(path, expected="a file of weights", found="no such file")
+    metadata: Mapping[str, str] = {}
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            reader = "safetensors"
+        else:
+            content, reader = _load(path)
+    except Exception as error:  # each reader has its own family of errors for a damaged file
+        raise DataError(
+            path,
+            expected=".safetensors, or a PyTorch file of tensors",
+            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+        ) from error
+    removed: list[str] = []
+    tensors = _unwrap(content, removed)
+    if not tensors:
+        raise DataError(path, expected="tensors by name", found=f"none ({_kind(content)})")
+    tensors = _strip(tensors, removed)
+    return File(tensors, reader, " / ".join(removed), metadata)
+
+
+def _load(path: Path) -> tuple[Any, str]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True), "weights_only"
+    except pickle.UnpicklingError:
+        # The module is torch's way to choose an unpickler; `weights_only` is about its default one.
+        content = torch.load(
+            path, map_location="cpu", weights_only=False, pickle_module=_restricted_pickle()
+        )
+        return content, "restricted"
+
+
+class Ignored:
+    """What stands in a file for an object that is no tensor: empty, whatever is done to it."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+    def __call__(self, *_: Any, **__: Any) -> Ignored:
+        return Ignored()
+
+    def __setitem__(self, _: Any, __: Any) -> None: ...
+
+    def append(self, _: Any) -> None: ...
+
+    def extend(self, _: Any) -> None: ...
+
+    def add(self, _: Any) -> None: ...
+
+    def update(self, *_: Any) -> None: ...
+
+
+_ALLOWED = {
+    ("collections", "OrderedDict"),
+    ("torch._utils", "_rebuild_tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    ("torch", "device"),
+}
+_DTYPES = {
+    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
+}  # fmt: skip
+_STORAGES = {
+    f"{kind}Storage"
+    for kind in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte",
+                 "Bool", "Untyped")
+}  # fmt: skip
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        storage = module in ("torch", "torch.cuda", "torch.storage") and name in _STORAGES
+        if (module, name) in _ALLOWED or storage or (module == "torch" and name in _DTYPES):
+            return super().find_class(module.replace("torch.cuda", "torch"), name)
+        return Ignored
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("a torch storage outside of a torch file")
+
+
+def _restricted_pickle() -> Any:
+    def load(file: Any, **options: Any) -> Any:
+        return _Unpickler(file, **options).load()
+
+    return SimpleNamespace(Unpickler=_Unpickler, load=load, __name__="humandata")
+
+
+def _unwrap(content: Any, removed: list[str]) -> Tensors:
+    if not isinstance(content, Mapping):
+        return {}
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if tensors:
+        return tensors
+    inner = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+    if inner:
+        for key in inner:
+            deeper: list[str] = []
+            if tensors := _unwrap(content[key], deeper):
+                removed += [key, *deeper]
+                return tensors
+    # Parts of a network, each with a state dict of its own (GraphCMR): their names go before.
+    return {
+        f"{part}.{key}": tensor
+        for part, state in content.items()
+        if isinstance(state, Mapping) and "optim" not in str(part)
+        for key, tensor in state.items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def _strip(tensors: Tensors, removed: list[str]) -> Tensors:
+    """Take prefixes of wrappers off; names without them stay as they are."""
+    found = True
+    while found:
+        found = False
+        for prefix in PREFIXES:
+            inside = [key for key in tensors if key.startswith(prefix)]
+            # Lightning keeps the network beside losses and body models of the module.
+            known = any(key.startswith((*TRUNKS, "conv1.", "patch_embed")) for key in tensors)
+            if inside and (len(inside) == len(tensors) or not known):
+                tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+                removed.append(prefix)
+                found = True
+    return tensors
+
+
+def _kind(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return "a mapping with " + ", ".join(map(str, list(content)[:5]))
+    return f"a {type(content).__name__}"
+
+
+Rename = Callable[[str], str]
+
+
+def family(names: Mapping[str, Any]) -> str:
+    """Whose names a backbone's tensors have: ``mmcls_...``, ``swin_official`` or ``timm``."""
+    if "layers.0.conv.weight" in names:
+        return "mmcls_efficientnet"
+    if "layers.0.ln1.weight" in names:
+        return "mmcls_vit"
+    if "stages.0.blocks.0.norm1.weight" in names and "patch_embed.projection.weight" in names:
+        return "mmcls_swin"
+    if "position_encodings.0.proj.weight" in names:
+        return "mmcls_twins"
+    if "layers.0.downsample.reduction.weight" in names:
+        return "swin_official"
+    return "timm"
+
+
+def to_timm(tensors: Mapping[str, Tensor]) -> tuple[Tensors, dict[str, str]]:
+    """A backbone's tensors under timm's names, reordered where timm orders them otherwise.
+
+    Returns
+    -------
+    tensors : dict
+    origin : dict
+        Name in the file, by timm's name.
+    """
+    rename = _RENAME[family(tensors)]
+    swin = rename is _swin
+    result, origin = {}, {}
+    for key, tensor in tensors.items():
+        name = rename(key)
+        if swin and _MERGING.match(key):
+            tensor = _reorder_merging(tensor)
+        result[name], origin[name] = tensor, key
+    return result, origin
+
+
+def _substituting(*rules: tuple[str, str]) -> Rename:
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+
+    def rename(key: str) -> str:
+        for pattern, replacement in compiled:
+            key = pattern.sub(replacement, key)
+        return key
+
+    return rename
+
+
+_FFN = (
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+)
+_vit = _substituting(
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^layers\.(\d+)\.ln([12])\.", r"blocks.\1.norm\2."),
+    (r"^layers\.(\d+)\.attn\.(?:attn\.)?in_proj_", r"blocks.\1.attn.qkv."),
+    (r"^layers\.(\d+)\.attn\.(?:attn\.)?out_proj\.", r"blocks.\1.attn.proj."),
+    (r"^layers\.(\d+)\.", r"blocks.\1."),
+    *_FFN,
+    (r"^ln1\.", "norm."),
+)
+_swin = _substituting(
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^stages\.0\.downsample\.", "layers.1.downsample."),
+    (r"^stages\.1\.downsample\.", "layers.2.downsample."),
+    (r"^stages\.2\.downsample\.", "layers.3.downsample."),
+    (r"^stages\.", "layers."),
+    (r"\.attn\.w_msa\.", ".attn."),
+    *_FFN,
+    (r"^norm3\.", "norm."),
+)
+_swin_official = _substituting(
+    (r"^layers\.2\.downsample\.", "layers.3.downsample."),
+    (r"^layers\.1\.downsample\.", "layers.2.downsample."),
+    (r"^layers\.0\.downsample\.", "layers.1.downsample."),
+)
+_twins = _substituting(
+    (r"^patch_embeds\.(\d)\.projection\.", r"patch_embeds.\1.proj."),
+    (r"^position_encodings\.(\d)\.proj\.", r"pos_block.\1.proj.0."),
+    (r"^stages\.", "blocks."),
+    *_FFN,
+    (r"^norm_after_stage3\.", "norm."),
+)
+_MERGING = re.compile(r"stages\.\d\.downsample\.(norm|reduction)\.")
+
+
+def _reorder_merging(tensor: Tensor) -> Tensor:
+    """Patch merging: mmcls unfolds channel by channel, timm joins four maps of half the size.
+
+    The last axis, of 4 c numbers, goes from (c, row, column) to (column, row, c).
+    """
+    pieces = tensor.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]]
+    return pieces.mT.flatten(-2).contiguous()
+
+
+_EFFICIENTNET = re.compile(r"^layers\.([1-5])\.(\d+)\.(.*)$")
+_EFFICIENTNET_OUTER = _substituting(
+    (r"^layers\.0\.conv\.", "conv_stem."),
+    (r"^layers\.0\.bn\.", "bn1."),
+    (r"^layers\.6\.conv\.", "conv_head."),
+    (r"^layers\.6\.bn\.", "bn2."),
+)
+_EXPANDED = _substituting(
+    (r"^expand_conv\.conv\.", "conv_pw."),
+    (r"^expand_conv\.bn\.", "bn1."),
+    (r"^depthwise_conv\.conv\.", "conv_dw."),
+    (r"^depthwise_conv\.bn\.", "bn2."),
+    (r"^linear_conv\.conv\.", "conv_pwl."),
+    (r"^linear_conv\.bn\.", "bn3."),
+    (r"^se\.conv1\.conv\.", "se.conv_reduce."),
+    (r"^se\.conv2\.conv\.", "se.conv_expand."),
+)
+_NOT_EXPANDED = _substituting(
+    (r"^depthwise_conv\.conv\.", "conv_dw."),
+    (r"^depthwise_conv\.bn\.", "bn1."),
+    (r"^linear_conv\.conv\.", "conv_pw."),
+    (r"^linear_conv\.bn\.", "bn2."),
+    (r"^se\.conv1\.conv\.", "se.conv_reduce."),
+    (r"^se\.conv2\.conv\.", "se.conv_expand."),
+)
+
+B5_SPLIT = {4: 7, 5: 9}
+"""Blocks of mmcls' layers 4 and 5 of EfficientNet-B5 that are timm's blocks 3 and 5; the rest of
+the layer is timm's blocks 4 and 6."""
+
+
+def _efficientnet(key: str) -> str:
+    match = _EFFICIENTNET.match(key)
+    if match is None:
+        return _EFFICIENTNET_OUTER(key)
+    layer, block, rest = int(match[1]), int(match[2]), match[3]
+    stage = layer - 1 if layer < 5 else 5
+    if block >= B5_SPLIT.get(layer, 1000):
+        stage, block = stage + 1, block - B5_SPLIT[layer]
+    inner = _NOT_EXPANDED if stage == 0 else _EXPANDED
+    return f"blocks.{stage}.{block}.{inner(rest)}"
+
+
+_RENAME: Mapping[str, Rename] = {
+    "timm": lambda key: key,
+    "mmcls_efficientnet": _efficientnet,
+    "mmcls_vit": _vit,
+    "mmcls_swin": _swin,
+    "mmcls_twins": _twins,
+    "swin_official": _swin_official,
+}
+
+STAYS_RANDOM = re.compile(
+    r"upsample_stage_\d\.|stage4\.2\.fuse_layers\.[123]\.|norm[0-2]\.(?:weight|bias)$"
+)
+"""Parts of the variants that no file of a plain backbone holds. hmr-benchmarks trains them from
+their random start too: pose networks end in a fusion to one scale, and the upsampling is added."""
+
+
+def trunk(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors of the backbone of a network, without its prefix; all where there is none."""
+    for prefix in TRUNKS:
+        if any(key.startswith(prefix) for key in tensors):
+            return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    return dict(tensors)
+
+
+def load_backbone_weights(backbone: Backbone, path: Path) -> int:
+    """Fill a backbone from a file of weights; every tensor of the backbone must be found.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    path : Path
+        ``.safetensors`` or a PyTorch file, of the backbone alone or of a whole network, with names
+        as `to_timm` knows them. Tensors may lie under ``state_dict`` and carry a prefix such as
+        ``backbone.``; classifier tensors are ignored.
+
+    Returns
+    -------
+    int
+        The number of tensors that were taken.
+
+    Raises
+    ------
+    DataError
+        When the file is not one of these or lacks a tensor of the backbone. What a variant adds to
+        the network, and no backbone file can hold (`STAYS_RANDOM`), may be lacking.
+    """
+    tensors, _ = to_timm(trunk(read(path).tensors))
+    wanted = backbone.network.state_dict()
+    # Files of old PyTorch versions do not count batches; the count only matters to cumulative
+    # averages.
+    missing = [
+        key
+        for key in wanted
+        if key not in tensors
+        and not key.endswith("num_batches_tracked")
+        and not STAYS_RANDOM.match(key)
+    ]
+    wrong = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
+    if missing or wrong:
+        key = (missing or wrong)[0]
+        found = (
+            f"no such tensor ({len(missing)} of {len(wanted)} are missing)"
+            if missing
+            else f"shape {tuple(tensors[key].shape)}"
+        )
+        raise DataError(
+            path,
+            key,
+            expected=f"a tensor of shape {tuple(wanted[key].shape)} for {backbone.name}",
+            found=found,
+            hint="Is --backbone the network this file was made with? humandata weights import "
+            "tells what a file holds.",
+        )
+    taken = {key: tensors[key] for key in wanted if key in tensors}
+    backbone.network.load_state_dict(taken, strict=False)
+    return len(taken)
