@@ -18,16 +18,30 @@ import click
           --steps 2000 --lr 1e-3 --set schedule=cosine --out runs/small
       humandata train --mix h36m.store=0.5 --mix coco.store=0.5 --augment self_mix@h36m \\
           --set channel_noise=0.2 --loss l1 --out runs/hmr_plus
+      humandata train --recipe hmr-l1 --mix mix2 --stores stores --dry-run
       humandata train --out runs/hmr --resume
     """
 )
 @click.option(
     "--mix",
     multiple=True,
-    metavar="STORE[=WEIGHT]",
-    help="A store to train from and its share of the samples (default 1). Repeat for more.",
+    metavar="STORE[=WEIGHT]|MIX",
+    help="A store to train from and its share of the samples (default 1); repeat for more. Or one "
+    "of the mixes that humandata mix lists: mix1 to mix11.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run folder.")
+@click.option(
+    "--stores",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where the stores of a named mix lie (default: $HUMANDATA_STORES, else here).",
+)
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="Start from a published configuration: hmr, hmr-l1, hmr-l1-coco or hmr-l1-coco-aug. It "
+    "names its mix; other flags change it.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder.")
 @click.option("--resume", is_flag=True, help="Go on from the latest checkpoint in --out.")
 @click.option(
     "--config",
@@ -90,7 +104,9 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, no progress bar.")
 def train(
     mix: tuple[str, ...],
-    out: Path,
+    stores: Path | None,
+    recipe: str | None,
+    out: Path | None,
     resume: bool,
     config: Path | None,
     settings: tuple[str, ...],
@@ -103,15 +119,22 @@ def train(
     The run folder keeps the recipe, where the data came from, a log (JSON lines and TensorBoard)
     and checkpoints. Ctrl-C saves a checkpoint first.
     """
+    if recipe is not None and (config is not None or resume):
+        raise click.UsageError("--recipe begins a run: leave out --config and --resume")
+    if dry_run and (missing := _what_is_missing(mix, stores, recipe)) is not None:
+        click.echo(json.dumps(missing, indent=2) if as_json else missing["text"])
+        return
+    if out is None:
+        raise click.UsageError("name the run folder: --out RUN")
     _need_torch()
     from humandata.training import engine
 
-    recipe = _recipe(mix, out, resume, config, settings, flags)
+    made = _recipe(mix, stores, recipe, out, resume, config, settings, flags)
     if dry_run:
-        plan = engine.describe(recipe, out)
+        plan = engine.describe(made, out)
         click.echo(json.dumps(plan, indent=2) if as_json else _plan_text(plan))
         return
-    checkpoint = engine.train(recipe, out, resume=resume, quiet=as_json)
+    checkpoint = engine.train(made, out, resume=resume, quiet=as_json)
     if as_json:
         entries = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
         last = json.loads(entries[-1]) if entries else {}
@@ -130,8 +153,42 @@ def _need_torch() -> None:
             raise MissingExtra(package, "train")
 
 
+def _what_is_missing(
+    mix: tuple[str, ...], stores: Path | None, recipe: str | None
+) -> dict[str, Any] | None:
+    """What a named mix or recipe lacks before it can run; None where nothing is missing."""
+    from humandata.training import mixes
+
+    named = mixes.named_recipe(recipe) if recipe else None
+    name = mix[0] if mix else (named.mix if named else "")
+    if name not in mixes.names():
+        return None
+    found = mixes.find(name, stores)
+    if not found.missing:
+        return None
+    published = named.published(name) if named else found.published.get("base")
+    expected = "" if published is None else f", published with {published:.2f} mm on 3DPW test"
+    title = named.title if named else "HMR"
+    lines = [f"{title} on {name}{expected}, lacks {len(found.missing)} stores:"]
+    lines += [
+        f"  {part.store}  {part.command or f'no converter for {part.title} yet'}"
+        for part in found.missing
+    ]
+    if named and named.init:
+        lines.append(f"and --init FILE: {named.init}")
+    return {
+        "recipe": recipe,
+        "mix": name,
+        "published_pa_mpjpe_mm": published,
+        "missing": {part.store: part.command for part in found.missing},
+        "text": "\n".join(lines),
+    }
+
+
 def _recipe(
     mix: tuple[str, ...],
+    stores: Path | None,
+    name: str | None,
     out: Path,
     resume: bool,
     config: Path | None,
@@ -141,22 +198,40 @@ def _recipe(
     """The recipe: defaults, under the run's own (``--resume``) or ``--config``, under the flags."""
     import dataclasses
 
-    from humandata.training import recipes
+    from humandata.training import mixes, recipes
 
     recipe = recipes.hmr()
+    if name is not None:
+        named = mixes.named_recipe(name)
+        if named.init and not flags.get("init"):
+            raise click.UsageError(f"--recipe {name} needs --init FILE: {named.init}")
+        recipe = named.recipe
+        if not mix:
+            mix = (named.mix,)
     if config is not None:
         recipe = recipes.read(config)
     elif resume and (out / "recipe.json").is_file():
         recipe = recipes.read(out / "recipe.json")
     if mix:
-        recipe = dataclasses.replace(recipe, mix=tuple(map(recipes.parse_source, mix)))
+        sources = [
+            source
+            for text in mix
+            for source in (
+                mixes.sources(text, stores)
+                if text in mixes.names()
+                else [recipes.parse_source(text)]
+            )
+        ]
+        recipe = dataclasses.replace(recipe, mix=tuple(sources))
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     if given.get("epochs") and "steps" not in given:
         given["steps"] = 0
     recipe = recipes.from_dict({**recipes.to_dict(recipe), **given}, "humandata train")
     recipe = recipes.with_settings(recipe, settings)
     if not recipe.mix:
-        raise click.UsageError("name at least one store: --mix STORE (or --config, or --resume)")
+        raise click.UsageError(
+            "name what to train from: --mix STORE or MIX (or --recipe, --config, --resume)"
+        )
     return recipe
 
 
