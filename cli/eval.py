@@ -20,6 +20,7 @@ STORES_VARIABLE = "HUMANDATA_STORES"
     Examples:
       humandata eval pw3d --store pw3d_test.zarr --checkpoint runs/hmr --html report.html
       humandata eval pw3d_test.zarr --predictions mine.npz --json
+      humandata eval pw3d_test.zarr --predictions mine.npz --compare pw3d-test pw3d-test-mmhuman3d
     """
 )
 @click.argument("benchmark", metavar="BENCHMARK|STORE")
@@ -35,6 +36,12 @@ STORES_VARIABLE = "HUMANDATA_STORES"
     help="A .npz of predictions, in place of a checkpoint; needs no torch.",
 )
 @click.option("--protocol", help="Name of a protocol; default: the one of the benchmark or store.")
+@click.option(
+    "--compare",
+    nargs=2,
+    metavar="A B",
+    help="Score the same predictions by two protocols and show what the choice is worth.",
+)
 @click.option(
     "--body-models",
     type=click.Path(path_type=Path),
@@ -56,6 +63,7 @@ def eval(
     checkpoint: Path | None,
     predictions: Path | None,
     protocol: str | None,
+    compare: tuple[str, str] | None,
     body_models: Path | None,
     metrics: str | None,
     out: Path | None,
@@ -70,7 +78,11 @@ def eval(
     """
     if (checkpoint is None) == (predictions is None):
         raise click.UsageError("give either --checkpoint or --predictions")
+    if compare is not None and (protocol is not None or html is not None):
+        raise click.UsageError("--compare names both protocols; leave out --protocol and --html")
     path, named = _find(benchmark, store)
+    if compare is not None:
+        named = compare[0]
     from humandata.cli.console import Bars, print_json
     from humandata.store import open as open_store
     from humandata.training.evaluation import evaluate
@@ -88,6 +100,12 @@ def eval(
             progress=bars,
             **settings,
         )
+        if compare is not None:
+            settings |= {"checkpoint": None, "protocol": compare[1], "body_models": body_models}
+            shared = list(result.metrics)
+            other = evaluate(
+                opened, predictions=result.predictions, metrics=shared, progress=bars, **settings
+            )
     finally:
         bars.close()
     written = []
@@ -99,6 +117,12 @@ def eval(
         from humandata.training.evaluation_report import write_report
 
         written.append(write_report(result, opened, html, body_models))
+    if compare is not None:
+        if as_json:
+            print_json({"protocols": [result.as_dict(), other.as_dict()]})
+        else:
+            _print_comparison(result, other)
+        return
     if as_json:
         print_json(result.as_dict())
         return
@@ -150,6 +174,34 @@ def _print(result: Result) -> None:
     click.echo(table(lines, header))
     click.echo()
     for note in result.notes:
+        click.secho("Note: ", fg="yellow", nl=False)
+        click.echo(note)
+
+
+def _print_comparison(first: Result, second: Result) -> None:
+    """The figures of two protocols, what differs between them, and the difference in mm."""
+    from humandata.cli.console import table
+    from humandata.training.results import METRICS
+
+    click.echo(f"{first.source} on {first.store['path']}")
+    names = [first.protocol.name, second.protocol.name]
+    topics = zip(first.protocol.in_words(), second.protocol.in_words(), strict=True)
+    differing = [(f"  {topic}", a, b) for (topic, a), (_, b) in topics if a != b]
+    click.echo()
+    click.echo(table(differing, ("what differs", *names)))
+    rows = []
+    for metric in first.metrics:
+        figures = [result.overall.figures[metric].mean for result in (first, second)]
+        change = figures[1] - figures[0]
+        rows.append((METRICS[metric], *(f"{value:.2f}" for value in figures), f"{change:+.2f}"))
+    click.echo()
+    click.echo(table(rows, ("mm", *names, "difference")))
+    if first.overall.rows != second.overall.rows:
+        click.echo(
+            f"They count {first.overall.rows:,} and {second.overall.rows:,} persons: part of the "
+            "difference is that."
+        )
+    for note in dict.fromkeys([*first.notes, *second.notes]):
         click.secho("Note: ", fg="yellow", nl=False)
         click.echo(note)
 

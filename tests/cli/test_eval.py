@@ -169,3 +169,25 @@ def test_failure_exits_with_1_and_the_reason_and_never_imports_torch(folder: Pat
 def test_help_shows_an_example() -> None:
     text = run("--help").output
     assert "humandata eval pw3d --store pw3d_test.zarr --checkpoint runs/hmr" in text
+
+
+def test_two_protocols_are_compared_on_the_same_predictions(folder: Path) -> None:
+    """MPJPE is the same by both; PVE is what they differ in."""
+    both = ("pw3d-test", "pw3d-test-mmhuman3d")
+    source = ["--store", folder / "pw3d_test.zarr", "--predictions", folder / "p.npz"]
+    text = run("pw3d", *source, "--compare", *both).output
+    assert re.search(r"MPJPE +\d+\.\d\d +\d+\.\d\d +\+0\.00", text), text
+    assert "what differs" in text
+    found = document("pw3d", *source, "--compare", *both)["protocols"]
+    alone = [document("pw3d", *source, "--protocol", name) for name in both]
+    for one, other in zip(found, alone, strict=True):
+        assert one["protocol"]["name"] == other["protocol"]["name"]
+        assert one["overall"] == other["overall"]
+
+
+def test_a_comparison_names_its_protocols_itself(folder: Path) -> None:
+    source = ["--store", folder / "pw3d_test.zarr", "--predictions", folder / "p.npz"]
+    both = ("pw3d-test", "pw3d-test-mmhuman3d")
+    result = run("pw3d", *source, "--compare", *both, "--protocol", "smpl-gendered")
+    assert result.exit_code == 2
+    assert "--protocol" in result.output
