@@ -186,9 +186,11 @@ def _print_comparison(first: Result, second: Result) -> None:
     click.echo(f"{first.source} on {first.store['path']}")
     names = [first.protocol.name, second.protocol.name]
     topics = zip(first.protocol.in_words(), second.protocol.in_words(), strict=True)
-    differing = [(f"  {topic}", a, b) for (topic, a), (_, b) in topics if a != b]
-    click.echo()
-    click.echo(table(differing, ("what differs", *names)))
+    click.echo("\nwhat differs")
+    for (topic, *a), (_, *b) in topics:
+        if a != b and topic != "protocol":
+            lines = [(f"    {name}", words) for name, (words,) in zip(names, (a, b), strict=True)]
+            click.echo(f"  {topic}\n{table(lines)}")
     rows = []
     for metric in first.metrics:
         figures = [result.overall.figures[metric].mean for result in (first, second)]
