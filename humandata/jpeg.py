@@ -290,7 +290,12 @@ def interval_lengths(data: Buffer, frame: Frame) -> NDArray[np.int64]:
     return np.diff(found[:expected] + 2, prepend=frame.scan)
 
 
-def cut(data: Buffer, lengths: NDArray[np.uint16], box: tuple[int, int, int, int]) -> Cut:
+def cut(
+    data: Buffer,
+    lengths: NDArray[np.uint16],
+    box: tuple[int, int, int, int],
+    frame: Frame | None = None,
+) -> Cut:
     """A small JPEG file of the tiles under a box; it decodes to the pixels of the whole picture.
 
     Where chroma is subsampled, decoders interpolate it across tile borders, so that the outermost
@@ -307,6 +312,8 @@ def cut(data: Buffer, lengths: NDArray[np.uint16], box: tuple[int, int, int, int
     box : (int, int, int, int)
         Left, top, right and bottom in pixels, right and bottom excluded. What lies outside of the
         picture is left out.
+    frame : Frame, optional
+        The file's header, where it has been read already.
 
     Raises
     ------
@@ -316,7 +323,7 @@ def cut(data: Buffer, lengths: NDArray[np.uint16], box: tuple[int, int, int, int
         If the box lies outside of the picture, or the file is not tiled.
     """
     view = memoryview(data)
-    frame = read_frame(view)
+    frame = read_frame(view) if frame is None else frame
     step = frame.restart_interval
     if frame.progressive or not step or frame.mcus_per_row % step:
         raise HumandataError("this JPEG file is not tiled: no restart interval divides its rows")

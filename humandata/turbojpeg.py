@@ -28,7 +28,7 @@ from humandata.pictures import DamagedPicture, Memory
 # enum TJINIT, TJPARAM and TJPF of turbojpeg.h.
 _DECOMPRESS = 1
 _SUBSAMPLING, _WIDTH, _HEIGHT = 4, 5, 6
-_RGB, _CMYK = 0, 11
+_LAYOUTS = {"RGB": (0, 3), "RGBX": (2, 4), "CMYK": (11, 4)}  # of enum TJPF, bytes of a pixel
 
 # Of enum TJSAMP: 4:4:4, 4:2:2, 4:2:0, grey, 4:4:0, 4:1:1, 4:4:1.
 _MCU_WIDTH = (8, 16, 16, 8, 8, 32, 8)
@@ -95,7 +95,7 @@ class Library:
         box: tuple[int, int, int, int],
         shrink: int,
         memory: Memory,
-        cmyk: bool = False,
+        layout: str = "RGB",
     ) -> tuple[NDArray[np.uint8], int, int, str]:
         """Decode a rectangle of a JPEG file, at a fraction of its size.
 
@@ -112,8 +112,8 @@ class Library:
         shrink : {1, 2, 4, 8}
         memory : Memory
             Where the pixels are written.
-        cmyk : bool
-            Four components as they are, rather than RGB.
+        layout : {"RGB", "RGBX", "CMYK"}
+            X is a byte without meaning; CMYK are four components as they are in the file.
 
         Returns
         -------
@@ -129,7 +129,7 @@ class Library:
             If nothing can be decoded.
         """
         try:
-            return self._decode(self._handle(), data, box, shrink, memory, cmyk)
+            return self._decode(self._handle(), data, box, shrink, memory, layout)
         except DamagedPicture:
             # A header that could not be read leaves the handle in the middle of it.
             self._threads.held = None
@@ -142,7 +142,7 @@ class Library:
         box: tuple[int, int, int, int],
         shrink: int,
         memory: Memory,
-        cmyk: bool,
+        layout: str,
     ) -> tuple[NDArray[np.uint8], int, int, str]:
         source, size = data.ctypes.data, data.size
         if self._header(handle, source, size) and self._code(handle):
@@ -162,10 +162,10 @@ class Library:
             region = _Region(0, 0, 0, 0)
         if self._set_factor(handle, _FACTORS[shrink]) or self._set_region(handle, region):
             raise DamagedPicture(self._message(handle))
-        pixels = memory.take(bottom - top, right - left, 4 if cmyk else 3)
+        number, channels = _LAYOUTS[layout]
+        pixels = memory.take(bottom - top, right - left, channels)
         warning = ""
-        target, layout = pixels.ctypes.data, _CMYK if cmyk else _RGB
-        if self._decompress(handle, source, size, target, 0, layout):
+        if self._decompress(handle, source, size, pixels.ctypes.data, 0, number):
             warning = self._message(handle)
             if self._code(handle):
                 raise DamagedPicture(warning)

@@ -373,7 +373,7 @@ def warp(encoded: Encoded, place: Place, out: NDArray[np.uint8]) -> None:
         math.floor(high_x + reach) + 1,
         math.floor(high_y + reach) + 1,
     )
-    region = decode_region(encoded, box, shrink, _memory())
+    region = decode_region(encoded, box, shrink, _memory.picture, padded=True)
     if not region.pixels.size:
         out[...] = 0
         return
@@ -386,23 +386,22 @@ def warp(encoded: Encoded, place: Place, out: NDArray[np.uint8]) -> None:
             (c / shrink, d / shrink, (y - top) / shrink),
         )
     )
-    cv2.warpAffine(
-        region.pixels,
-        inverse,
-        (out.shape[1], out.shape[0]),
-        dst=out,
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-    )
+    height, width, channels = out.shape[0], out.shape[1], region.pixels.shape[2]
+    target = out if channels == 3 else _memory.crop.take(height, width, channels)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    cv2.warpAffine(region.pixels, inverse, (width, height), dst=target, flags=flags)
+    if channels == 4:
+        cv2.cvtColor(target, cv2.COLOR_RGBA2RGB, dst=out)
 
 
-_threads = threading.local()
+class _ThreadMemory(threading.local):
+    """What each thread keeps from one crop to the next."""
+
+    def __init__(self) -> None:
+        self.picture, self.crop = Memory(), Memory()
 
 
-def _memory() -> Memory:
-    memory: Memory | None = getattr(_threads, "memory", None)
-    if memory is None:
-        memory = _threads.memory = Memory()
-    return memory
+_memory = _ThreadMemory()
 
 
 def check_pictures(store: Store) -> None:

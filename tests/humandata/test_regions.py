@@ -259,6 +259,16 @@ def test_a_png_is_cut_at_full_size(box: regions.Box, kind: str, shrink: int) -> 
     assert_is_part_of(region, expected, box)
 
 
+def test_a_fourth_channel_changes_none_of_the_others(decoder: str) -> None:
+    picture, box = colourful(64, 48), (9, 7, 40, 33)
+    png = bytes(cv2.imencode(".png", picture)[1])
+    for encoded in (tiled(as_jpeg(picture, restart=2)), plain(as_jpeg(picture)), plain(png)):
+        padded = decode_region(encoded, box, 1, padded=True).pixels
+        jpeg_library = decoder != "OpenCV alone" and encoded.data[0] == 0xFF
+        assert padded.shape[2] == (4 if jpeg_library else 3)
+        np.testing.assert_array_equal(padded[..., :3], decode_region(encoded, box).pixels)
+
+
 def test_a_box_beside_the_picture_gives_an_empty_region() -> None:
     picture = colourful(64, 48)
     png = bytes(cv2.imencode(".png", picture)[1])
