@@ -1,18 +1,16 @@
-"""Batches: stores mixed by weight, drawn reproducibly, cropped ahead of the device by threads.
+"""Batches: stores mixed by weight, drawn reproducibly, cropped ahead of the device.
 
-What a batch holds is a pure function of (seed, epoch, step): the order of samples, their
-augmentation and hence the pictures do not depend on the number of threads, and a run may go on
-from any step.
+What a batch holds is a pure function of (seed, epoch, step, rank, number of ranks): the order of
+samples, their augmentation and hence the pictures do not depend on the number of threads or
+processes, and a run may go on from any step. `humandata.training.sampling` says who is drawn.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import logging
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,144 +18,68 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from humandata.errors import DataError, HumandataError
-from humandata.geometry import crop_intrinsics
+from humandata.errors import DataError
 from humandata.store import Store
-from humandata.training.crops import (
-    Annotations,
-    Geometry,
-    check_pictures,
-    cut,
-    geometry_of,
-    transform,
+from humandata.training.assembly import (
+    Assembly,
+    Augmentation,
+    Batch,
+    Damaged,
+    Draw,
+    Made,
+    at_once,
+    draw_changes,
+    pinned,
+    unchanged,
 )
+from humandata.training.crops import Annotations, check_pictures
+from humandata.training.sampling import Sampler
+from humandata.training.workers import Processes, in_order
+
+__all__ = ["Augmentation", "Batch", "Mix", "evaluation_batches"]
+
+logger = logging.getLogger("humandata")
 
 #: Damaged pictures are replaced by other samples as long as they are few; beyond this share of
 #: what was drawn (and this number) training stops instead of quietly learning from the rest.
-UNDECODABLE_FRACTION = 0.02
-UNDECODABLE_COUNT = 20
-_REDRAWS = 20
+DAMAGED_RATE = 0.02
+DAMAGED_COUNT = 20
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B persons, cropped. S is the side of a crop in pixels; joints are smpl_54.
+class Persons:
+    """The rows of a store that can be cropped, by position.
 
-    Attributes
-    ----------
-    images : (B, 3, S, S) uint8 RGB; float32 after `humandata.training.augment.prepare`.
-    keypoints2d : (B, 54, 3) float32
-        x, y in pixels of the crop, confidence; zero where not annotated.
-    keypoints3d : (B, 54, 4) float32
-        x, y, z in metres in the (turned, flipped) axes of the camera, confidence.
-    pose : (B, 24, 3) float32
-        Axis-angle, radians; joint 0 is the orientation in the axes of the camera.
-    betas : (B, 10) float32
-    has_smpl : (B,) bool
-        Whether ``pose`` and ``betas`` are annotated.
-    gender : (B,) uint8
-        Code of the body model the annotation belongs to: unknown, neutral, male, female.
-    centre : (B, 2) float32
-        Centre of the crop, pixels of the picture.
-    side : (B,) float32
-        Side of the crop, pixels of the picture, random scale included.
-    affine : (B, 2, 3) float32
-        Pixels of the picture to pixels of the crop.
-    picture_size : (B, 2) float32
-        Width, height of the picture.
-    intrinsics : (B, 3, 3) float32
-        Camera of the picture; zero where unknown.
-    crop_intrinsics : (B, 3, 3) float32
-        Camera of the crop, its turn and mirror included: it projects the stored 3D points onto the
-        crop. Zero where unknown.
-    channel_gain : (B, 3) float32
-        Factor of each colour (RGB) that `augment.prepare` applies; 1 for none.
-    noise_seed : (B,) int64
-        A number per sample from which everything else that is random on the device is drawn.
-    store : (B,) int64
-        Number of the store in the mix.
-    row : (B,) int64
-        Row of that store's instances.
+    Nothing is kept where they are all its rows; else one number each, in memory that worker
+    processes share.
     """
 
-    images: Tensor
-    keypoints2d: Tensor
-    keypoints3d: Tensor
-    pose: Tensor
-    betas: Tensor
-    has_smpl: Tensor
-    gender: Tensor
-    centre: Tensor
-    side: Tensor
-    affine: Tensor
-    picture_size: Tensor
-    intrinsics: Tensor
-    crop_intrinsics: Tensor
-    channel_gain: Tensor
-    noise_seed: Tensor
-    store: Tensor
-    row: Tensor
+    def __init__(self, annotations: Annotations) -> None:
+        check_pictures(annotations.store)
+        rows = annotations.usable_rows()
+        self._count = len(rows)
+        self._rows: Tensor | None = None
+        if len(rows) < len(annotations.store):
+            self._rows = torch.from_numpy(rows.astype(np.int32))
+            self._rows.share_memory_()  # type: ignore[no-untyped-call]
+        if not self._count:
+            raise DataError(
+                annotations.store.path,
+                expected="persons with a box to crop",
+                found=f"none among {len(annotations.store):,} instances",
+            )
 
     def __len__(self) -> int:
-        return int(self.images.shape[0])
+        return self._count
 
-    @property
-    def size(self) -> int:
-        """Side of the crops in pixels."""
-        return int(self.images.shape[-1])
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on another device, copied without waiting where memory is pinned."""
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
-        }
-        return Batch(**moved)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training crop; the defaults are HMR's (``hmr-benchmarks`` base pipeline).
-
-    Attributes
-    ----------
-    flip : float
-        Probability of a mirrored picture.
-    scale : float
-        Standard deviation of the relative side of the crop, clipped at one deviation.
-    rotation : float
-        Standard deviation of the turn in degrees, clipped at two deviations.
-    rotation_probability : float
-        Share of crops that are turned at all.
-    channel_noise : float
-        Largest relative change of each colour.
-    """
-
-    flip: float = 0.5
-    scale: float = 0.25
-    rotation: float = 30.0
-    rotation_probability: float = 0.6
-    channel_noise: float = 0.4
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What chance decided for one batch: samples (B,) and how each is changed."""
-
-    store: NDArray[np.int64]
-    row: NDArray[np.int64]
-    scale: NDArray[np.float32]
-    rotation: NDArray[np.float32]
-    flip: NDArray[np.bool_]
-    channel_gain: NDArray[np.float32]
-    noise_seed: NDArray[np.int64]
+    def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows (n,) of instances of the persons at given positions (n,)."""
+        if self._rows is None:
+            return positions
+        return self._rows.numpy()[positions].astype(np.int64)
 
 
 class Mix:
-    """Stores sampled by weight, with replacement.
-
-    Every sample of the mix first draws a store by weight, then one of its usable persons evenly. An
-    epoch is as long as the largest store (hmr-benchmarks' ``MixedDataset``).
+    """Stores mixed by weight: every batch of every epoch.
 
     Parameters
     ----------
@@ -168,6 +90,20 @@ class Mix:
     augmentation : Augmentation
     approximate : bool
         Also map joints onto near ones of another definition.
+    rank, world_size : int
+        Which of how many processes that share every epoch this one is.
+    epoch_length : int, optional
+        Samples of an epoch over all ranks; by default as many as the largest store has persons.
+    damaged_rate : float
+        Share of damaged pictures among those drawn above which a run fails; 0 fails at the first.
+
+    Attributes
+    ----------
+    steps_per_epoch : int
+    undecodable : int
+        Samples of the batches handed out so far whose picture was damaged, and that were redrawn.
+    damaged : dict
+        The pictures it was, by name, and how often each was drawn.
     """
 
     def __init__(
@@ -176,97 +112,72 @@ class Mix:
         batch_size: int,
         image_size: int = 224,
         seed: int = 0,
-        augmentation: Augmentation | None = None,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 - it is frozen
         approximate: bool = False,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        epoch_length: int | None = None,
+        damaged_rate: float = DAMAGED_RATE,
     ) -> None:
-        if not stores:
-            raise HumandataError("a mix needs at least one store")
         self.batch_size = batch_size
         self.image_size = image_size
-        self.seed = seed
-        self.augmentation = augmentation or Augmentation()
+        self.augmentation = augmentation
+        self.damaged_rate = damaged_rate
         self.annotations = [Annotations(store, approximate) for store, _ in stores]
-        self.rows = [annotations.usable_rows() for annotations in self.annotations]
-        for (store, _), rows in zip(stores, self.rows, strict=True):
-            check_pictures(store)
-            if not len(rows):
-                raise HumandataError(f"{store.path} has no person with a box to crop")
-        weights = np.array([weight for _, weight in stores], np.float64)
-        self.probabilities = weights / weights.sum()
-        self.steps_per_epoch = -(-max(map(len, self.rows)) // batch_size)
+        self.persons = [Persons(annotations) for annotations in self.annotations]
+        self.sampler = Sampler(
+            tuple(map(len, self.persons)),
+            tuple(weight for _, weight in stores),
+            batch_size,
+            seed,
+            epoch_length,
+            rank,
+            world_size,
+        )
+        self.steps_per_epoch = self.sampler.steps
         self.undecodable = 0
+        self.damaged: dict[str, int] = {}
         self._drawn = 0
-        self._lock = threading.Lock()
 
     def draw(self, epoch: int, step: int) -> Draw:
-        """What batch ``step`` of an epoch holds; depends on nothing but the seed and the two."""
-        rng = np.random.default_rng([self.seed, epoch, step])
-        count, options = self.batch_size, self.augmentation
-        store, row = self._draw_samples(rng, count)
-        scale = 1 + np.clip(rng.standard_normal(count), -1, 1) * options.scale
-        rotation = np.clip(rng.standard_normal(count), -2, 2) * options.rotation
-        rotation[rng.random(count) >= options.rotation_probability] = 0
-        flip = rng.random(count) < options.flip
-        gain = 1 + rng.uniform(-1, 1, (count, 3)) * options.channel_noise
-        return Draw(
-            store,
-            row,
-            scale.astype(np.float32),
-            rotation.astype(np.float32),
-            flip,
-            gain.astype(np.float32),
-            rng.integers(0, 2**63 - 1, count),
-        )
+        """What batch ``step`` of an epoch holds."""
+        store, position = self.sampler.samples(epoch, step)
+        row = np.empty_like(position)
+        for number, persons in enumerate(self.persons):
+            at = store == number
+            row[at] = persons.rows(position[at])
+        rng = self.sampler.generator(epoch, step)
+        seeds = self.sampler.noise_seeds(epoch, step)
+        return draw_changes(rng, self.augmentation, store, row, seeds)
 
-    def _draw_samples(
-        self, rng: np.random.Generator, count: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        store = rng.choice(len(self.rows), size=count, p=self.probabilities)
-        position = rng.random(count)
-        row = np.array(
-            [
-                self.rows[s][int(p * len(self.rows[s]))]
-                for s, p in zip(store, position, strict=True)
-            ],
-            np.int64,
-        )
-        return store.astype(np.int64), row
+    def job(self, epoch: int, step: int) -> Assembly:
+        """Batch ``step`` of an epoch, still to be made; damaged pictures are drawn again."""
+
+        def redraw(slot: int, attempt: int, store: int) -> int:
+            position = self.sampler.redraw(epoch, step, slot, attempt, store)
+            return int(self.persons[store].rows(np.array([position]))[0])
+
+        return Assembly(self.annotations, lambda: self.draw(epoch, step), self.batch_size,
+                        self.image_size, redraw)  # fmt: skip
+
+    def make(self, step: int) -> Made:
+        """Batch ``step``, counted from the start of the run, made at once and not counted."""
+        return at_once(self.job(*divmod(step, self.steps_per_epoch)))
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """Make batch ``step`` of an epoch.
+        """Batch ``step`` of an epoch.
 
         Raises
         ------
         DataError
-            When more pictures than a few cannot be decoded.
+            When more pictures than a few cannot be decoded, or a store is damaged.
         """
-        draw = self.draw(epoch, step)
+        return self._counted(at_once(self.job(epoch, step)))
 
-        def replacement(slot: int, attempt: int, error: DataError) -> tuple[int, int]:
-            self._count_undecodable(error, attempt)
-            rng = np.random.default_rng([self.seed, epoch, step, slot, attempt])
-            store, row = self._draw_samples(rng, 1)
-            return int(store[0]), int(row[0])
-
-        with self._lock:
-            self._drawn += self.batch_size
-        return _assemble(self.annotations, draw, self.image_size, replacement)
-
-    def _count_undecodable(self, error: DataError, attempt: int) -> None:
-        with self._lock:
-            self.undecodable += 1
-            many = self.undecodable > max(UNDECODABLE_COUNT, UNDECODABLE_FRACTION * self._drawn)
-            count, drawn = self.undecodable, self._drawn
-        if many or attempt >= _REDRAWS:
-            raise DataError(
-                error.file,
-                error.record,
-                expected="pictures that can be decoded",
-                found=f"{count} damaged of {drawn} drawn; this one: {error.found}",
-                hint="humandata inspect --verify lists them.",
-            ) from error
-
-    def batches(self, first: int, last: int, workers: int = 2) -> Generator[Batch]:
+    def batches(
+        self, first: int, last: int, workers: int = 2, processes: bool = False
+    ) -> Generator[Batch]:
         """Batches ``first`` to ``last - 1`` counted from the start of the run.
 
         Parameters
@@ -275,9 +186,71 @@ class Mix:
             Numbers of steps from the start of training, over all epochs.
         workers : int
             Threads that make batches ahead; 0 makes each when it is asked for.
+        processes : bool
+            Processes in place of threads. The batches are the same.
         """
-        steps = (divmod(step, self.steps_per_epoch) for step in range(first, last))
-        return ahead((lambda e=e, s=s: self.batch(e, s) for e, s in steps), workers)  # type: ignore[misc]
+        if processes and workers > 0:
+            return self.from_processes(Processes(_Maker(self), workers), first, last)
+        return self._from_threads(first, last, workers)
+
+    def _from_threads(self, first: int, last: int, workers: int) -> Generator[Batch]:
+        jobs = (self.job(*divmod(step, self.steps_per_epoch)) for step in range(first, last))
+        with contextlib.closing(in_order(jobs, workers)) as made:
+            for one in made:
+                yield self._counted(one)
+
+    def processes(self, workers: int) -> Processes[Any]:
+        """Processes that make batches of this mix, for `from_processes`."""
+        return Processes(_Maker(self), workers)
+
+    def from_processes(self, crew: Processes[Any], first: int, last: int) -> Generator[Batch]:
+        """Batches as `batches` gives them, from processes that stay for the next call."""
+        with contextlib.closing(crew.run(range(first, last))) as made:
+            for images, arrays, damaged in made:
+                rest = {name: torch.from_numpy(array) for name, array in arrays.items()}
+                batch = Batch(images=images, **rest)
+                yield self._counted(Made(batch.pin_memory() if pinned() else batch, damaged))
+
+    def _counted(self, made: Made) -> Batch:
+        # Counted as batches are handed out, in order: a run fails at the same step with any number
+        # of workers.
+        self._drawn += len(made.batch)
+        for found in made.damaged:
+            self._count(found)
+        return made.batch
+
+    def _count(self, found: Damaged) -> None:
+        store, error = self.annotations[found.store].store, found.error
+        path = store.images["path"][store.instances["image"].item(found.row)]
+        name = f"{store.path}, picture {path}"
+        if name not in self.damaged:
+            logger.warning("damaged picture, another sample takes its place: %s", error)
+        self.damaged[name] = self.damaged.get(name, 0) + 1
+        self.undecodable += 1
+        few = DAMAGED_COUNT if self.damaged_rate else 0
+        if self.undecodable > max(few, self.damaged_rate * self._drawn):
+            raise DataError(
+                store.path,
+                error.record,
+                expected=f"at most {self.damaged_rate:.3%} of the pictures damaged",
+                found=f"{self.undecodable} damaged of {self._drawn} drawn; this one: {error.found}",
+                hint="humandata inspect --verify lists them.",
+            ) from error
+
+
+class _Maker:
+    """What a worker process runs: `Mix.make`, the batch taken apart for the way home."""
+
+    def __init__(self, mix: Mix) -> None:
+        self._mix = mix
+
+    def __call__(self, step: int) -> tuple[Tensor, dict[str, NDArray[Any]], list[Damaged]]:
+        made = self._mix.make(step)
+        # Each tensor would cost a file descriptor while it is under way: only the pictures are
+        # worth sharing, the rest is copied.
+        fields = {f.name: getattr(made.batch, f.name) for f in dataclasses.fields(Batch)}
+        images = fields.pop("images")
+        return images, {name: tensor.numpy() for name, tensor in fields.items()}, made.damaged
 
 
 def evaluation_batches(
@@ -312,154 +285,13 @@ def evaluation_batches(
     check_pictures(store)
     chosen = annotations.usable_rows() if rows is None else np.asarray(rows, np.int64)
 
-    def make(start: int) -> Batch:
+    def job(start: int) -> Assembly:
         part = chosen[start : start + batch_size]
-        count = len(part)
-        draw = Draw(
-            store=np.zeros(count, np.int64),
-            row=part,
-            scale=np.ones(count, np.float32),
-            rotation=np.zeros(count, np.float32),
-            flip=np.zeros(count, bool),
-            channel_gain=np.ones((count, 3), np.float32),
-            noise_seed=np.zeros(count, np.int64),
-        )
-        own = None if boxes is None else np.asarray(boxes)[start : start + count]
-        return _assemble([annotations], draw, image_size, _refuse, own)
+        own = None if boxes is None else np.asarray(boxes)[start : start + len(part)]
+        draw = unchanged(np.zeros(len(part), np.int64), part)
+        return Assembly([annotations], lambda: draw, len(part), image_size, None, own)
 
-    starts = range(0, len(chosen), batch_size)
-    return ahead((lambda start=start: make(start) for start in starts), workers)  # type: ignore[misc]
-
-
-def _refuse(slot: int, attempt: int, error: DataError) -> tuple[int, int]:
-    raise error
-
-
-def _assemble(
-    annotations: Sequence[Annotations],
-    draw: Draw,
-    size: int,
-    replacement: Callable[[int, int, DataError], tuple[int, int]],
-    boxes: NDArray[Any] | None = None,
-) -> Batch:
-    """Cut the crops of a draw and carry its targets along.
-
-    ``replacement(slot, attempt, error)`` names another (store, row) for a picture that cannot be
-    read.
-    """
-    count = len(draw.row)
-    store, row = draw.store.copy(), draw.row.copy()
-    centre, side = _by_store(
-        store, row, lambda s, rows, at: _squares(annotations[s], rows, at, boxes)
-    )
-    crop = geometry_of(centre, side * draw.scale, size, draw.rotation, draw.flip)
-    images = torch.empty((count, size, size, 3), dtype=torch.uint8, pin_memory=_pin())
-    pixels = images.numpy()
-    for slot in range(count):
-        attempt = 0
-        while True:
-            source = annotations[store[slot]].store
-            try:
-                cut(source, int(row[slot]), crop.affine[slot], pixels[slot])
-                break
-            except DataError as error:
-                attempt += 1
-                store[slot], row[slot] = replacement(slot, attempt, error)
-                one = slice(slot, slot + 1)
-                centre[one], side[one] = annotations[store[slot]].squares(row[one])
-                crop = geometry_of(centre, side * draw.scale, size, draw.rotation, draw.flip)
-    gathered = _by_store(store, row, lambda s, rows, at: annotations[s].gather(rows))
-    return _to_batch(images, transform(gathered, crop), crop, draw, store, row)
-
-
-def _squares(
-    annotations: Annotations, rows: NDArray[Any], at: NDArray[Any], boxes: NDArray[Any] | None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    if boxes is None:
-        return annotations.squares(rows)
-    x, y, width, height = np.moveaxis(boxes[at].astype(np.float32), -1, 0)
-    return np.stack([x + width / 2, y + height / 2], axis=-1), np.maximum(width, height)
-
-
-def _by_store(store: NDArray[Any], row: NDArray[Any], read: Callable[..., Any]) -> Any:
-    """Read each store's part of a batch at once and put the parts back in the order of the batch.
-
-    ``read(store, rows, positions)`` gives a tuple or a dict of arrays.
-    """
-    result: Any = None
-    for number in np.unique(store):
-        at = np.flatnonzero(store == number)
-        part = read(int(number), row[at], at)
-        if len(at) == len(store):
-            return part
-        items = part.items() if isinstance(part, dict) else enumerate(part)
-        if result is None:
-            result = {
-                key: np.zeros((len(store), *value.shape[1:]), value.dtype)
-                for key, value in (part.items() if isinstance(part, dict) else enumerate(part))
-            }
-        for key, value in items:
-            result[key][at] = value
-    return result if isinstance(part, dict) else tuple(result.values())
-
-
-def _to_batch(
-    images: Tensor,
-    targets: dict[str, NDArray[Any]],
-    crop: Geometry,
-    draw: Draw,
-    store: NDArray[Any],
-    row: NDArray[Any],
-) -> Batch:
-    def single(values: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, np.float32))
-
-    return Batch(
-        images=images.permute(0, 3, 1, 2),
-        keypoints2d=single(targets["keypoints2d"]),
-        keypoints3d=single(targets["keypoints3d"]),
-        pose=single(targets["pose"]),
-        betas=single(targets["betas"]),
-        has_smpl=torch.from_numpy(np.array(targets["has_smpl"], bool)),
-        gender=torch.from_numpy(np.array(targets["gender"], np.uint8)),
-        centre=single(crop.centre),
-        side=single(crop.side),
-        affine=single(crop.affine),
-        picture_size=single(targets["picture_size"]),
-        intrinsics=single(targets["intrinsics"]),
-        crop_intrinsics=single(crop_intrinsics(crop.affine, targets["intrinsics"])),
-        channel_gain=single(draw.channel_gain),
-        noise_seed=torch.from_numpy(draw.noise_seed),
-        store=torch.from_numpy(store),
-        row=torch.from_numpy(row),
-    )
-
-
-def _pin() -> bool:
-    return torch.cuda.is_available()
-
-
-def ahead(jobs: Iterable[Callable[[], Batch]], workers: int) -> Generator[Batch]:
-    """Run jobs in threads, a few ahead of the reader, and give their results in order.
-
-    An error in a thread is raised here, in its place in the order. Leaving the loop early stops the
-    threads.
-    """
-    import cv2
-
-    if workers <= 0:
-        yield from (job() for job in jobs)
-        return
-    # One picture is too little work to share; OpenCV's own threads would fight ours for the cores.
-    cv2.setNumThreads(1)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="batch")
-    waiting: deque[Future[Batch]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(job))
-            if len(waiting) > workers + 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    jobs = (job(start) for start in range(0, len(chosen), batch_size))
+    with contextlib.closing(in_order(jobs, workers)) as made:
+        for one in made:
+            yield one.batch

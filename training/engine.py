@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import importlib
 import json
+import logging
 import math
 import signal
 import threading
@@ -22,15 +24,23 @@ import humandata
 from humandata.bodymodel import body_model
 from humandata.errors import HumandataError
 from humandata.store import Store
-from humandata.training import checkpoints, recipes
-from humandata.training.augment import prepare
+from humandata.training import checkpoints, distributed, recipes
+from humandata.training.augment import Augmentations, prepare
 from humandata.training.batches import Augmentation, Batch, Mix
+from humandata.training.distributed import Ranks
 from humandata.training.recipes import Recipe
 from humandata.training.smpl import SMPL
+
+logger = logging.getLogger("humandata")
+
+MOST_NAMED = 100
+"""Damaged pictures that the log of a run names; all of them are in the warnings."""
 
 
 def train(recipe: Recipe, out: Path, resume: bool = False, quiet: bool = False) -> Path:
     """Train a network and keep it in a run folder.
+
+    Started by ``torchrun``, the processes train it together (`humandata.training.distributed`).
 
     Parameters
     ----------
@@ -55,14 +65,25 @@ def train(recipe: Recipe, out: Path, resume: bool = False, quiet: bool = False) 
         loss is no longer a number (naming the step), or when the run was interrupted (after
         saving).
     """
-    device = choose_device(recipe.device)
+    here = distributed.ranks()
+    device = choose_device(recipe.device, here.local)
+    with distributed.group(here, device):
+        return _train(recipe, out, resume, quiet or not here.first, device, here)
+
+
+def _train(
+    recipe: Recipe, out: Path, resume: bool, quiet: bool, device: torch.device, here: Ranks
+) -> Path:
     stores = [(humandata.open(source.store), source.weight) for source in recipe.mix]
-    mix = make_mix(recipe, stores)
+    mix = make_mix(recipe, stores, here)
     last = recipe.total_steps(mix.steps_per_epoch)
     if last < 1:
         raise HumandataError("nothing to train: give --steps or --epochs")
     past = checkpoints.checkpoints(out)
     _check_folder(out, recipe, resume, bool(past))
+    options = Augmentations.named(
+        recipe.augment, [store.dataset for store, _ in stores], recipe.occluders
+    ).to(device)
 
     checkpoints.seed_everything(recipe.seed)
     algorithm = load_algorithm(recipe.algorithm)
@@ -80,30 +101,44 @@ def train(recipe: Recipe, out: Path, resume: bool = False, quiet: bool = False) 
         first = past[-1].step
         for group, fresh in zip(optimizer.param_groups, groups, strict=True):
             group.update(fresh)  # rates and decay are the recipe's, also where it changed
-    _write_run(out, recipe, stores, body, device)
+    if here.first:
+        _write_run(out, recipe, stores, body, device, here)
 
     network.train()
+    trained = here.together(network)
     saved = first
     with (
-        _Log(out, first, last, recipe, quiet) as log,
+        _Log(out, first, last, recipe, quiet, here) as log,
         _polite_interrupt() as interrupted,
-        contextlib.closing(mix.batches(first, last, recipe.workers)) as batches,
+        contextlib.closing(mix.batches(first, last, recipe.workers, recipe.processes)) as batches,
     ):
-        for step, batch in enumerate(batches, start=first):
+        for step in range(first, last):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - asked
             set_learning_rate(optimizer, recipe, step, last)
-            terms = train_step(algorithm, network, body, optimizer, batch.to(device), recipe, step)
+            here.seed(recipe.seed, step)
+            batch = prepare(batch.to(device), options)
+            terms = train_step(algorithm, trained, body, optimizer, batch, recipe, step)
             done = step + 1
-            log.add(done, terms, optimizer.param_groups[0]["lr"], done / mix.steps_per_epoch)
+            log.add(
+                done, terms, optimizer.param_groups[0]["lr"], done / mix.steps_per_epoch, waited
+            )
+            # One process looks at every step; several have to agree, which takes time.
+            stop = interrupted.is_set()
+            if here.world_size > 1:
+                stop = done % recipe.log_every == 0 and here.any(stop)
             due = recipe.checkpoint_every and done % recipe.checkpoint_every == 0
-            if due or done == last or interrupted.is_set():
-                checkpoints.save(out, done, network, optimizer, recipe, recipe.keep_checkpoints)
+            if due or done == last or stop:
+                if here.first:
+                    checkpoints.save(out, done, network, optimizer, recipe, recipe.keep_checkpoints)
                 saved = done
-            if interrupted.is_set() and done < last:
+            if stop and done < last:
                 raise HumandataError(
                     f"interrupted after step {done:,} of {last:,}, which is saved; "
                     f"go on with: humandata train --out {out} --resume"
                 )
-        log.close(undecodable=mix.undecodable)
+        log.close(mix)
     return out / "checkpoints" / f"{saved:08d}"
 
 
@@ -116,7 +151,7 @@ def train_step(
     recipe: Recipe,
     step: int,
 ) -> dict[str, float]:
-    """One update of the network from one batch on its device.
+    """One update of the network from one batch, prepared and on its device.
 
     Returns
     -------
@@ -128,7 +163,6 @@ def train_step(
     HumandataError
         When the loss is not a finite number; the network is left as it was.
     """
-    batch = prepare(batch)
     with precision(batch.images.device, recipe.precision):
         prediction = network(batch)
     terms: dict[str, Tensor] = algorithm.loss(batch, prediction, body, recipe)
@@ -149,22 +183,20 @@ def train_step(
     return values
 
 
-def make_mix(recipe: Recipe, stores: list[tuple[Store, float]]) -> Mix:
-    """The batches of a recipe."""
-    augmentation = Augmentation(
-        recipe.flip,
-        recipe.scale,
-        recipe.rotation,
-        recipe.rotation_probability,
-        recipe.channel_noise,
-    )
+def make_mix(recipe: Recipe, stores: list[tuple[Store, float]], here: Ranks = Ranks()) -> Mix:  # noqa: B008
+    """The batches of a recipe, for one of the processes that train together."""
+    names = [field.name for field in dataclasses.fields(Augmentation)]
     return Mix(
         stores,
         recipe.batch_size,
         recipe.image_size,
         recipe.seed,
-        augmentation,
+        Augmentation(**{name: getattr(recipe, name) for name in names}),
         recipe.approximate_joints,
+        rank=here.rank,
+        world_size=here.world_size,
+        epoch_length=recipe.epoch_length,
+        damaged_rate=recipe.damaged_rate,
     )
 
 
@@ -216,10 +248,12 @@ def skeleton(body: SMPL) -> SMPL:
     return small
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """A device by torch's name; ``auto`` is the GPU where there is one."""
+def choose_device(name: str = "auto", number: int = 0) -> torch.device:
+    """A device by torch's name; ``auto`` is the GPU where there is one, the first unless told."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and number:
+        name = f"cuda:{number}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -303,6 +337,7 @@ def _write_run(
     stores: list[tuple[Store, float]],
     body: SMPL,
     device: torch.device,
+    here: Ranks,
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     recipes.write(recipe, out / "recipe.json")
@@ -310,6 +345,7 @@ def _write_run(
         "humandata": humandata.__version__,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": here.world_size,
         "body_model": body.title,
         "stores": [
             {
@@ -351,56 +387,83 @@ def _polite_interrupt() -> Iterator[threading.Event]:
 class _Log:
     """Progress bar, ``log.jsonl`` and TensorBoard; values are means since the last entry."""
 
-    def __init__(self, out: Path, first: int, last: int, recipe: Recipe, quiet: bool) -> None:
+    def __init__(
+        self, out: Path, first: int, last: int, recipe: Recipe, quiet: bool, here: Ranks
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
-        path = out / "log.jsonl"
-        kept = _lines_until(path, first)
-        path.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first + 1)
+        self._last, self._recipe, self._here = last, recipe, here
         self._bar = tqdm(
             total=last, initial=first, disable=True if quiet else None, unit="step", desc="train"
         )
-        self._last, self._recipe = last, recipe
+        self._open = contextlib.ExitStack()
+        self._open.callback(self._bar.close)
+        if here.first:
+            path = out / "log.jsonl"
+            path.write_text("".join(_lines_until(path, first)), encoding="utf-8")
+            self._file = self._open.enter_context(path.open("a", encoding="utf-8"))
+            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first + 1)
+            self._open.callback(self._board.close)
         self._sums: dict[str, float] = {}
         self._count = 0
+        self._waited = 0.0
         self._since = time.perf_counter()
 
-    def add(self, done: int, terms: dict[str, float], lr: float, epoch: float) -> None:
+    def add(
+        self, done: int, terms: dict[str, float], lr: float, epoch: float, waited: float
+    ) -> None:
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
+        self._waited += waited
         self._bar.update()
         if done % self._recipe.log_every and done != self._last:
             return
-        now = time.perf_counter()
+        passed = time.perf_counter() - self._since
         means = {name: value / self._count for name, value in self._sums.items()}
-        speed = self._count * self._recipe.batch_size / (now - self._since)
+        speed = self._count * self._recipe.batch_size * self._here.world_size / passed
+        means = self._here.mean({**means, "data_wait": self._waited / passed})
         entry = {"step": done, "epoch": epoch, **means, "lr": lr, "images_per_second": speed}
         self._write(entry)
-        for name, value in entry.items():
-            if name != "step":
-                self._board.add_scalar(f"train/{name}", value, done)
-        self._bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
-        self._sums, self._count, self._since = {}, 0, now
+        shown = {"loss": f"{means['loss']:.3f}", "waiting": f"{means['data_wait']:.0%}"}
+        self._bar.set_postfix(shown, refresh=False)
+        self._sums, self._count, self._waited = {}, 0, 0.0
+        self._since = time.perf_counter()
 
-    def close(self, undecodable: int) -> None:
-        if undecodable:
-            self._write({"step": self._last, "undecodable_pictures": undecodable})
+    def close(self, mix: Mix) -> None:
+        """Say what had to be replaced."""
+        if not mix.damaged:
+            return
+        pictures = sorted(mix.damaged)
+        logger.warning(
+            "%d samples were drawn again, for %d damaged pictures; humandata inspect --verify "
+            "lists them",
+            mix.undecodable,
+            len(pictures),
+        )
+        self._write(
+            {
+                "step": self._last,
+                "undecodable_pictures": mix.undecodable,
+                "damaged": pictures[:MOST_NAMED],
+            }
+        )
 
     def _write(self, entry: dict[str, Any]) -> None:
+        if not self._here.first:
+            return
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
+        for name, value in entry.items():
+            if name != "step" and isinstance(value, int | float):
+                self._board.add_scalar(f"train/{name}", value, entry["step"])
 
     def __enter__(self) -> _Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
-        self._file.close()
-        self._board.close()
+        self._open.close()
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
@@ -426,7 +489,7 @@ def describe(recipe: Recipe, out: Path) -> dict[str, Any]:
     stores = [(humandata.open(source.store), source.weight) for source in recipe.mix]
     mix = make_mix(recipe, stores)
     load_algorithm(recipe.algorithm)
-    shares = zip(stores, mix.rows, mix.probabilities, strict=True)
+    shares = zip(stores, mix.persons, mix.sampler.counts, strict=True)
     return {
         "recipe": recipes.to_dict(recipe),
         "out": str(out),
@@ -434,7 +497,7 @@ def describe(recipe: Recipe, out: Path) -> dict[str, Any]:
         "steps": recipe.total_steps(mix.steps_per_epoch),
         "steps_per_epoch": mix.steps_per_epoch,
         "stores": [
-            {"path": str(s.path), "persons": len(rows), "share": float(share)}
-            for (s, _), rows, share in shares
+            {"path": str(s.path), "persons": len(rows), "share": count / mix.sampler.length}
+            for (s, _), rows, count in shares
         ],
     }

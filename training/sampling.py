@@ -31,7 +31,7 @@ from humandata.errors import HumandataError
 Int = NDArray[np.int64]
 Word = NDArray[np.uint64]
 
-_ROUNDS = 6
+_ROUNDS = 8
 # What a key is for; two uses of the same numbers must not meet.
 _ORDER, _WALK, _REDRAW, _NOISE, _GEOMETRY = range(5)
 
@@ -59,7 +59,7 @@ def hashed(*parts: ArrayLike) -> Word:
     return state
 
 
-def _words(values: ArrayLike) -> Word:
+def _words(values: Any) -> Word:
     if isinstance(values, int):
         return np.array([values % 2**64], np.uint64)
     return np.atleast_1d(np.asarray(values)).astype(np.uint64)

@@ -10,6 +10,7 @@ import numpy as np
 
 import humandata
 from humandata.bodymodel import body_model, forward, joints_smpl54
+from humandata.zarr_files import crc32c
 
 WIDTH, HEIGHT, FOCAL = 192, 160, 240.0
 
@@ -90,6 +91,18 @@ def damage(path: Path, *rows: int) -> Path:
         with (path / "images" / "packs" / "00000" / "c" / "0").open("r+b") as chunk:
             chunk.seek(offset)
             chunk.write(bytes(length))
+    return path
+
+
+def spoil(path: Path, *rows: int) -> Path:
+    """Damage stored pictures with their checksums, as if the release itself had been damaged."""
+    damage(path, *rows)
+    images = humandata.open(path).images
+    chunk = path / "images" / "crc32c" / "c" / "0"
+    sums = np.frombuffer(chunk.read_bytes()[:-4], "<u4").copy()
+    for row in rows:
+        sums[row] = crc32c(bytes(int(images["length"][row])))
+    chunk.write_bytes(sums.tobytes() + crc32c(sums).to_bytes(4, "little"))
     return path
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import multiprocessing
 from pathlib import Path
 
 import cv2
@@ -13,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
-from tiny_store import FOCAL, HEIGHT, WIDTH, damage, write_tiny_store
+from scipy.stats import kstest
+from tiny_store import FOCAL, HEIGHT, WIDTH, damage, spoil, write_tiny_store
 
 import humandata
 from humandata import geometry, keypoints
 from humandata.errors import DataError, HumandataError
 from humandata.store import Store
+from humandata.training.assembly import truncate
 from humandata.training.augment import MEAN, STD, channel_noise, prepare
 from humandata.training.batches import Augmentation, Batch, Mix, evaluation_batches
 from humandata.training.crops import Annotations, cut, geometry_of, transform
@@ -80,6 +84,38 @@ def test_content_and_order_do_not_depend_on_the_number_of_threads(store: Store) 
     assert all(equal(a, b) and equal(a, c) for a, b, c in zip(alone, two, many, strict=True))
 
 
+def _rows_and_pixels(mix: Mix, results: multiprocessing.SimpleQueue[object]) -> None:
+    batch = mix.batch(1, 1)
+    results.put((batch.row.tolist(), int(batch.images.long().sum())))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_a_forked_process_reads_the_same_through_the_maps_of_its_parent(store: Store) -> None:
+    context = multiprocessing.get_context("fork")
+    mix = Mix([(store, 1.0)], 4, 32)
+    batch = mix.batch(1, 1)  # the parent's maps are open when the child is born
+    results: multiprocessing.SimpleQueue[object] = context.SimpleQueue()
+    child = context.Process(target=_rows_and_pixels, args=(mix, results))
+    child.start()
+    assert results.get() == (batch.row.tolist(), int(batch.images.long().sum()))
+    child.join()
+    assert child.exitcode == 0
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_batches_and_count_the_same_damage(tmp_path: Path) -> None:
+    path = spoil(write_tiny_store(tmp_path / "damaged", count=40), 3)
+    first = Mix([(humandata.open(path), 1.0)], 8, 32)
+    threads = list(first.batches(0, 7, 2))
+    second = Mix([(humandata.open(path), 1.0)], 8, 32)
+    processes = list(second.batches(0, 7, 2, processes=True))
+    assert all(equal(a, b) for a, b in zip(threads, processes, strict=True))
+    assert second.damaged == first.damaged != {}
+    damage(path, 7)
+    with pytest.raises(DataError, match=r"007\.jpg.*checksum"):
+        list(Mix([(humandata.open(path), 1.0)], 8, 32).batches(0, 5, 1, processes=True))
+
+
 def test_a_run_may_begin_at_any_step(store: Store) -> None:
     mix = Mix([(store, 1.0)], 4, 32)
     whole = list(mix.batches(0, 6, 2))
@@ -91,14 +127,26 @@ def test_a_run_may_begin_at_any_step(store: Store) -> None:
     assert not equal(whole[0], Mix([(store, 1.0)], 4, 32, seed=1).batch(0, 0))
 
 
-def test_stores_are_drawn_by_weight_with_replacement(store: Store, tmp_path: Path) -> None:
+def test_an_epoch_shows_every_person_once_and_stores_by_weight(
+    store: Store, tmp_path: Path
+) -> None:
     small = humandata.open(write_tiny_store(tmp_path / "small", count=3, seed=4))
-    mix = Mix([(store, 3.0), (small, 1.0)], batch_size=4000, image_size=32)
-    draw = mix.draw(0, 0)
-    assert (draw.store == 1).mean() == pytest.approx(0.25, abs=0.03)
-    counts = np.bincount(draw.row[draw.store == 1], minlength=3)
-    assert counts.min() > 250
-    assert mix.steps_per_epoch == 1, "an epoch is as long as the largest store"
+    mix = Mix([(store, 3.0), (small, 1.0)], batch_size=4, image_size=32, epoch_length=16)
+    assert mix.steps_per_epoch == 4
+    draws = [mix.draw(0, step) for step in range(4)]
+    stores, rows = (np.concatenate([getattr(d, n) for d in draws]) for n in ("store", "row"))
+    assert sorted(rows[stores == 0]) == list(range(12))
+    assert np.bincount(rows[stores == 1], minlength=3).tolist() in ([2, 1, 1], [1, 2, 1], [1, 1, 2])
+
+
+def test_ranks_share_an_epoch_and_change_their_samples_differently(store: Store) -> None:
+    ranks = [Mix([(store, 1.0)], 3, 32, rank=rank, world_size=2) for rank in range(2)]
+    assert [mix.steps_per_epoch for mix in ranks] == [2, 2]
+    rows = [mix.draw(0, step).row.tolist() for mix in ranks for step in range(2)]
+    assert sorted(row for part in rows for row in part) == list(range(12))
+    first, second = (mix.draw(0, 0) for mix in ranks)
+    assert not set(first.noise_seed) & set(second.noise_seed)
+    assert (first.scale != second.scale).all()
 
 
 def test_a_batch_of_several_stores_keeps_every_sample_with_its_own_annotation(
@@ -134,9 +182,60 @@ def test_the_parameters_of_augmentation_follow_their_distributions(store: Store)
     assert (draw.scale == draw.scale.max()).mean() == pytest.approx(0.159, abs=0.01)
     assert (draw.rotation != 0).mean() == pytest.approx(0.6, abs=0.02)
     assert np.abs(draw.rotation).max() == pytest.approx(60)
-    assert draw.rotation[draw.rotation != 0].std() == pytest.approx(30, rel=0.05)
+    # 30 times the deviation of a normal deviate clipped at two, 0.9594.
+    assert draw.rotation[draw.rotation != 0].std() == pytest.approx(28.8, rel=0.03)
     assert draw.flip.mean() == pytest.approx(0.5, abs=0.02)
     assert draw.channel_gain.min() == pytest.approx(0.6, abs=0.01)
+    assert (draw.truncation == -1).all(), "nobody is truncated unless it is asked for"
+    options = Augmentation(random_crop=0.8)
+    place = Mix([(store, 1.0)], 20_000, 32, augmentation=options).draw(0, 0).truncation
+    assert (place >= 0).mean() == pytest.approx(0.8, abs=0.02)
+    assert kstest(place[place >= 0], "uniform").pvalue > 1e-3
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.floats(-50, 900),
+    st.floats(-50, 900),
+    st.floats(0.5, 900),
+    st.floats(0, 1),
+    st.floats(0, 0.9),
+)
+def test_a_truncated_box_is_the_references_in_its_whole_pixels(
+    x: float, y: float, side: float, place: float, shrink: float
+) -> None:
+    """`RandomCrop(axis="y")` of hmr-benchmarks, written out for one box."""
+    centre, sides = np.array([[x, y]], np.float32), np.array([side], np.float32)
+    moved, smaller = truncate(centre, sides, np.array([place]), shrink)
+    x, y, side = map(float, (*centre[0], sides[0]))
+    whole = int(side)
+    small = int(whole * (1 - shrink))
+    if not small:
+        assert (moved == centre).all()
+        assert smaller == sides
+        return
+    left, top = int(x - whole / 2), int(y - whole / 2)
+    x1, y1 = int((whole - small) * 0.5), int((whole - small) * place)
+    assert smaller.tolist() == [small]
+    assert moved.tolist() == [[left + x1 + small / 2, top + y1 + small / 2]]
+    kept, unmoved = truncate(centre, sides, np.array([-1.0]), shrink)
+    assert (kept == centre).all()
+    assert unmoved == sides
+
+
+def test_a_truncated_person_is_cropped_and_its_joints_go_along(store: Store) -> None:
+    options = dataclasses.replace(NONE, random_crop=1.0)
+    cropped = Mix([(store, 1.0)], 12, 32, augmentation=options).batch(0, 0)
+    whole = Mix([(store, 1.0)], 12, 32, augmentation=NONE).batch(0, 0)
+    assert torch.equal(cropped.row, whole.row)
+    ratio = cropped.side / whole.side
+    assert ((ratio > 0.55) & (ratio <= 0.6)).all()
+    # What is left lies within the whole box; some joints now lie outside of the crop.
+    assert ((cropped.centre - whole.centre).abs() <= 0.2 * whole.side[:, None] + 1.5).all()
+    assert ((cropped.centre - whole.centre)[:, 0].abs() <= 1.5).all()
+    outside = ((cropped.keypoints2d[..., 1] < 0) | (cropped.keypoints2d[..., 1] > 32)).sum()
+    assert outside > 50
+    assert cropped.keypoints2d[..., 2].all(), "they keep their confidence"
 
 
 # Where things land -----------------------------------------------------------------------------
@@ -210,6 +309,15 @@ def test_3d_joints_of_a_changed_crop_project_onto_its_2d_joints(
     zoom = (64 / (side * scale))[:, None, None]
     pixels = points[..., :2] / points[..., 2:3] * FOCAL * zoom + principal
     np.testing.assert_allclose(pixels, targets["keypoints2d"][..., :2], atol=2e-3)
+
+
+def test_the_camera_of_a_crop_projects_its_3d_joints_onto_its_2d_joints(store: Store) -> None:
+    options = Augmentation(rotation_probability=1.0, random_crop=0.5)
+    batch = Mix([(store, 1.0)], 12, 64, augmentation=options).batch(0, 0)
+    flipped = torch.linalg.det(batch.affine[:, :, :2]) < 0
+    assert 0 < flipped.sum() < 12
+    pixels = geometry.project(batch.keypoints3d[..., :3], batch.crop_intrinsics)
+    np.testing.assert_allclose(pixels, batch.keypoints2d[..., :2], atol=5e-3)
 
 
 @settings(max_examples=20, deadline=None)
@@ -327,25 +435,95 @@ def test_prepare_leaves_targets_alone_and_gives_the_backbone_its_statistics(stor
 # Trouble ---------------------------------------------------------------------------------------
 
 
-def test_a_damaged_picture_is_replaced_and_counted(tmp_path: Path) -> None:
-    path = damage(write_tiny_store(tmp_path / "damaged", count=40), 3)
-    mix = Mix([(humandata.open(path), 1.0)], 40, 32)
-    batch = mix.batch(0, 0)
-    assert 3 in mix.draw(0, 0).row
-    assert 3 not in batch.row
-    assert mix.undecodable >= 1
-    assert equal(batch, Mix([(humandata.open(path), 1.0)], 40, 32).batch(0, 0))
-
-
-def test_training_stops_when_many_pictures_are_damaged(tmp_path: Path) -> None:
-    path = damage(write_tiny_store(tmp_path / "ruined", count=10), *range(9))
+def test_a_damaged_picture_is_replaced_counted_and_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = spoil(write_tiny_store(tmp_path / "damaged", count=40), 3)
     mix = Mix([(humandata.open(path), 1.0)], 8, 32)
-    with pytest.raises(DataError, match="damaged of"):
-        list(mix.batches(0, 50, workers=2))
+    with caplog.at_level(logging.WARNING, "humandata"):
+        batches = list(mix.batches(0, 10, workers=2))
+    at = [step for step in range(10) if 3 in mix.draw(*divmod(step, 5)).row]
+    assert len(at) == 2, "once in each of two epochs"
+    for step in at:
+        drawn = mix.draw(*divmod(step, 5))
+        slot = drawn.row.tolist().index(3)
+        changed = batches[step].row.numpy() != drawn.row
+        assert changed.tolist() == [i == slot for i in range(8)]
+        # The sample in its place is whole: its own box, crop and annotation.
+        row = batches[step].row[slot : slot + 1].numpy()
+        centre, side = Annotations(mix.annotations[0].store).squares(row)
+        scale = drawn.scale[slot : slot + 1]
+        np.testing.assert_allclose(batches[step].side[slot], (side * scale)[0], rtol=1e-6)
+        np.testing.assert_array_equal(batches[step].centre[slot], centre[0])
+        assert batches[step].images[slot].any()
+    assert mix.undecodable == 2 + sum((mix.damaged[name] - 2) for name in mix.damaged), (
+        "drawn again by a redraw at times"
+    )
+    (name,) = mix.damaged
+    assert "003.jpg" in name
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "003.jpg" in message
+    again = Mix([(humandata.open(path), 1.0)], 8, 32)
+    assert all(equal(a, b) for a, b in zip(batches, again.batches(0, 10, 0), strict=True))
+    assert again.damaged == mix.damaged
+
+
+def test_training_stops_at_the_same_step_when_many_pictures_are_damaged(tmp_path: Path) -> None:
+    path = spoil(write_tiny_store(tmp_path / "ruined", count=40), *range(20))
+    ends = []
+    for workers in (0, 3):
+        mix = Mix([(humandata.open(path), 1.0)], 8, 32)
+        steps = 0
+        with pytest.raises(DataError, match=r"21 damaged of \d+ drawn.*--verify") as caught:
+            for _ in mix.batches(0, 50, workers):
+                steps += 1
+        assert f"of {8 * (steps + 1)} drawn" in str(caught.value)
+        ends.append((steps, str(caught.value)))
+    assert ends[0] == ends[1]
+    assert 1 <= ends[0][0] <= 4
+
+
+def test_the_rate_of_damaged_pictures_that_stops_a_run_can_be_set(tmp_path: Path) -> None:
+    path = spoil(write_tiny_store(tmp_path / "few", count=40), *range(4))
+    stores = [(humandata.open(path), 1.0)]
+    with pytest.raises(DataError, match=r"at most 0\.000%.* 1 damaged of"):
+        list(Mix(stores, 8, 32, damaged_rate=0.0).batches(0, 10))
+    assert len(list(Mix(stores, 8, 32, damaged_rate=0.2).batches(0, 50))) == 50
+    with pytest.raises(DataError, match=r"at most 5\.000%"):
+        list(Mix(stores, 8, 32, damaged_rate=0.05).batches(0, 50))
+
+
+def test_a_store_without_a_sound_picture_ends_at_once(tmp_path: Path) -> None:
+    path = spoil(write_tiny_store(tmp_path / "ruined", count=4), *range(4))
+    with pytest.raises(DataError, match=r"20 damaged of 20 drawn for one sample"):
+        Mix([(humandata.open(path), 1.0)], 4, 32).batch(0, 0)
+
+
+def test_a_picture_that_differs_from_its_checksum_stops_the_run(tmp_path: Path) -> None:
+    path = damage(write_tiny_store(tmp_path / "rotten", count=12), 3)
+    with pytest.raises(DataError, match=r"003\.jpg.*checksum"):
+        list(Mix([(humandata.open(path), 1.0)], 4, 32).batches(0, 3))
+
+
+def test_a_missing_pack_stops_the_run(tmp_path: Path) -> None:
+    path = write_tiny_store(tmp_path / "lost", count=12)
+    mix = Mix([(humandata.open(path), 1.0)], 4, 32)
+    (path / "images" / "packs" / "00000" / "c" / "0").unlink()
+    with pytest.raises(DataError, match=r"packs.00000"):
+        list(mix.batches(0, 3))
+
+
+def test_a_store_that_is_replaced_under_a_run_stops_it(tmp_path: Path) -> None:
+    path = write_tiny_store(tmp_path / "changing", count=12)
+    mix = Mix([(humandata.open(path), 1.0)], 4, 32)
+    path.rename(tmp_path / "old")
+    write_tiny_store(path, count=12, seed=9)
+    with pytest.raises(DataError, match=r"changing.*changed while it was being read"):
+        list(mix.batches(0, 3))
 
 
 def test_evaluation_never_skips_a_damaged_picture(tmp_path: Path) -> None:
-    path = damage(write_tiny_store(tmp_path / "damaged", count=4), 2)
+    path = spoil(write_tiny_store(tmp_path / "damaged", count=4), 2)
     with pytest.raises(DataError, match=r"002\.jpg"):
         list(evaluation_batches(humandata.open(path), image_size=32, batch_size=2))
 
@@ -377,7 +555,18 @@ def test_rows_without_a_box_and_crowds_are_not_drawn(tmp_path: Path) -> None:
             pictures=[_png()],
             field_attributes={"bbox_xywh": {"rule": "annotator", "factor": 1.0}},
         )
-    assert Annotations(humandata.open(path)).usable_rows().tolist() == [0, 3]
+    source = humandata.open(path)
+    assert Annotations(source).usable_rows().tolist() == [0, 3]
+    mix = Mix([(source, 1.0)], 20, 32)
+    assert np.unique(mix.draw(0, 0).row).tolist() == [0, 3]
+
+
+def test_a_store_of_nobody_to_crop_is_named(tmp_path: Path) -> None:
+    path = write_tiny_store(tmp_path / "empty", count=4)
+    boxes = path / "instances" / "bbox_xywh" / "c" / "0" / "0"
+    boxes.write_bytes(bytes(boxes.stat().st_size))
+    with pytest.raises(DataError, match=r"empty: expected persons with a box.*none among 4"):
+        Mix([(humandata.open(path), 1.0)], 4, 32)
 
 
 def _png() -> bytes:

@@ -272,7 +272,7 @@ def _place(at: int, size: int, key: int) -> int:
     width = -(-size // height)
     while True:
         left, right = divmod(at, width)
-        for turn in range(6):
+        for turn in range(8):
             of = right if turn % 2 == 0 else left
             word = _splitmix((of + key + (turn + 1) * 0xD1342543DE82EF95) % 2**64)
             if turn % 2 == 0:

@@ -1,0 +1,113 @@
+"""Two processes that train one network: they average gradients, and one of them writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_store import write_tiny_store
+
+import humandata
+from humandata.errors import HumandataError
+from humandata.training import checkpoints, distributed, engine, recipes
+from humandata.training.algorithms import hmr
+from humandata.training.augment import prepare
+from humandata.training.distributed import Ranks
+from humandata.training.recipes import Recipe, Source
+
+
+def train_together(recipe: Recipe, run: Path, *more: str, processes: int = 2) -> None:
+    """Run ``humandata train`` in two processes with the environment torchrun gives."""
+    recipes.write(recipe, run.with_suffix(".json"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "humandata.cli.main", "train"]
+    command += ["--config", str(run.with_suffix(".json")), "--out", str(run), "--json", *more]
+    started = [
+        subprocess.Popen(
+            command,
+            env=os.environ
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    for process in started:
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_step_of_their_mean_gradient_and_resume_exactly(
+    tmp_path: Path,
+) -> None:
+    store = write_tiny_store(tmp_path / "tiny")
+    recipe = dataclasses.replace(
+        recipes.hmr(), mix=(Source(str(store)),), backbone="test_resnet", init="none",
+        image_size=32, batch_size=3, steps=3, vertices_weight=0.0, dropout=0.5, log_every=1,
+        checkpoint_every=1, keep_checkpoints=0, device="cpu", workers=1, lr=1e-3,
+    )  # fmt: skip
+    whole = tmp_path / "whole"
+    train_together(recipe, whole)
+    entries = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [1, 2, 3], "one process writes"
+    assert entries[1]["epoch"] == 1, "two batches of 3 in two processes are the 12 persons"
+
+    # The first step by hand: a backward pass for each process's batch, and one mean gradient.
+    checkpoints.seed_everything(recipe.seed)
+    network = hmr.build(recipe).train()
+    optimizer = engine.make_optimizer(network, recipe, torch.device("cpu"))
+    body = engine.training_body(recipe)
+    losses = []
+    for rank in range(2):
+        here = Ranks(rank, 2)
+        mix = engine.make_mix(recipe, [(humandata.open(store), 1.0)], here)
+        batch = prepare(mix.batch(0, 0))
+        here.seed(recipe.seed, 0)
+        terms = hmr.loss(batch, network(batch), body, recipe)
+        losses.append(torch.stack(list(terms.values())).sum())
+        (losses[-1] / 2).backward()
+    optimizer.step()
+    assert entries[0]["loss"] == pytest.approx(float(sum(losses).detach()) / 2, rel=1e-4)
+    first = load_file(whole / "checkpoints/00000001/weights.safetensors")
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(first[name], parameter.detach(), atol=2e-5, rtol=1e-3)
+
+    resumed = tmp_path / "resumed"
+    shutil.copytree(whole, resumed)
+    for step in (2, 3):
+        shutil.rmtree(resumed / f"checkpoints/{step:08d}")
+    train_together(recipe, resumed, "--resume")
+    ours, theirs = (
+        load_file(run / "checkpoints/00000003/weights.safetensors") for run in (resumed, whole)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert distributed.ranks() == Ranks(0, 1, 0)
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    with pytest.raises(HumandataError, match=r"not which one this is \(WORLD_SIZE=16\)"):
+        distributed.ranks()
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert distributed.ranks() == Ranks(9, 16, 1)
+    assert not distributed.ranks().first
+    monkeypatch.setenv("RANK", "16")
+    with pytest.raises(HumandataError, match="RANK=16"):
+        distributed.ranks()
