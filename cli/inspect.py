@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from humandata.store import Store
 
 
-@click.command(epilog="Example: humandata inspect coco_val.zarr --verify --html report.html")
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      humandata inspect coco_val.zarr --verify --html report.html
+      humandata inspect coco_val.zarr --augment hard_erasing --html erasing.html
+    """
+)
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Check that it is sound; exit status 1 if it is not.")
 @click.option(
@@ -24,12 +31,36 @@ if TYPE_CHECKING:
     help="Write a report with pictures, joints, meshes and histograms; it is one file.",
 )
 @click.option(
-    "--people", type=click.IntRange(0), default=12, show_default=True, help="Shown in the report."
+    "--augment",
+    multiple=True,
+    metavar="NAME",
+    help="Show what an augmentation of training does to some people, in a file of its own (--html, "
+    "else STORE_augment.html): a name that train --augment takes, channel_noise, random_crop, "
+    "flip_scale_rotation, or all. Repeat for more. Needs humandata[train].",
+)
+@click.option(
+    "--occluders",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Objects for --augment synthetic_occlusion and keypoint_occlusion (pascal_occluders.npy).",
+)
+@click.option(
+    "--people",
+    type=click.IntRange(0),
+    show_default="12, or 4 with --augment",
+    help="Shown in the report.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Which people are shown.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; no progress.")
 def inspect(
-    store: Path, verify: bool, html: Path | None, people: int, seed: int, as_json: bool
+    store: Path,
+    verify: bool,
+    html: Path | None,
+    augment: tuple[str, ...],
+    occluders: Path | None,
+    people: int | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Show what the store STORE holds: rows, fields, joints, cameras, bodies, where it comes from.
 
@@ -42,7 +73,15 @@ def inspect(
     from humandata import inspection
     from humandata.cli.console import Bars, print_json
 
+    if augment and verify:
+        raise click.UsageError("--augment draws pictures and --verify checks; call them apart")
+    if occluders and not augment:
+        raise click.UsageError("--occluders goes with --augment")
     opened = humandata.open(store)
+    if augment:
+        _augment(opened, augment, html, occluders, 4 if people is None else people, seed, as_json)
+        return
+    people = 12 if people is None else people
     checks: list[Check] | None = None
     if verify or html is not None:
         bars = Bars(quiet=as_json)
@@ -71,6 +110,32 @@ def inspect(
             click.echo(f"report: {html}")
     if verify and not sound:
         sys.exit(1)
+
+
+def _augment(
+    store: Store,
+    names: tuple[str, ...],
+    html: Path | None,
+    occluders: Path | None,
+    people: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from importlib.util import find_spec
+
+    from humandata.cli.console import print_json
+    from humandata.errors import MissingExtra
+
+    if find_spec("torch") is None:
+        raise MissingExtra("torch", "train")
+    from humandata.training.augmentation_sheet import write_sheet
+
+    out = html or Path(f"{store.path.stem}_augment.html")
+    write_sheet(store, names, out, people, seed, str(occluders) if occluders else None)
+    if as_json:
+        print_json({"html": str(out)})
+    else:
+        click.echo(f"augmentations: {out}")
 
 
 def _summary(store: Store, checks: Sequence[Check] | None) -> Mapping[str, Any]:

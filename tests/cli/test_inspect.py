@@ -114,4 +114,4 @@ def test_a_partial_store_or_none_gives_the_reason(
 
 
 def test_help_has_an_example(run: Callable[..., Result]) -> None:
-    assert "Example: humandata inspect coco_val.zarr" in run("--help").output
+    assert "humandata inspect coco_val.zarr --verify" in run("--help").output
