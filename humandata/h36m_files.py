@@ -150,6 +150,8 @@ def find_pictures(
     paths = [recording.frame_name(FRAME_NAMES[0], int(pose) + 1) for pose in poses]
     videos = [video] * len(paths)
     for pattern in FRAME_NAMES:
+        if not (raw / recording.frame_name(pattern, 1)).parent.is_dir():
+            continue
         names = [recording.frame_name(pattern, int(pose) + 1) for pose in poses]
         there = existing(raw, names)
         for row, name in enumerate(names):

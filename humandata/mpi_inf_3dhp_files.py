@@ -273,6 +273,8 @@ def find_pictures(
     videos = [video] * len(paths)
     open_rows = np.ones(len(paths), bool)
     for pattern in patterns:
+        if not (raw / pattern.format(number=1, **names)).parent.is_dir():
+            continue
         candidates = [pattern.format(number=frame + 1, **names) for frame in frames.tolist()]
         there = existing(raw, candidates)
         for row in np.flatnonzero(open_rows):
