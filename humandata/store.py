@@ -273,12 +273,15 @@ class Store:
             finally:
                 os.close(handle)
         except OSError as error:
+            hint = "This store keeps paths only (--pictures none): keep the raw folder in place"
+            if "video" in self.images and (video := str(self.images["video"][row])):
+                hint = f"It is a frame of the video {video}: convert again with --pictures tiled"
             raise DataError(
                 file,
                 f"image row {row} of {self.path}",
                 expected="the picture",
                 found=error.strerror or str(error),
-                hint="This store keeps paths only (--pictures none): keep the raw folder in place",
+                hint=hint,
             ) from error
         return data
 
