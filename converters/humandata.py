@@ -27,7 +27,6 @@ which frame it is, these files do not say.
 from __future__ import annotations
 
 import math
-import posixpath
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humandata import humandata_npz
-from humandata.columns import take
-from humandata.converters.converter import Columns, DatasetInfo, Option, Reject, Unit
+from humandata.converters.converter import Columns, DatasetInfo, Option, Unit
 from humandata.errors import DataError
 from humandata.humandata_extra import Leftovers
 from humandata.humandata_npz import Array, Keypoints, numeric, per_row, read_keypoints, texts
+from humandata.preprocessed import GENDERS, group_by_picture, leave_out_unsound, split_of
 from humandata.schema import row_ids
 
 INFO = DatasetInfo(
@@ -69,13 +68,7 @@ INFO = DatasetInfo(
     ),
 )
 
-SPLIT_WORDS = {
-    "train": "train", "trainval": "trainval", "val": "validation", "valid": "validation",
-    "validation": "validation", "test": "test",
-}  # fmt: skip
 BBOX_FACTOR = 1.2
-GENDERS = {"neutral": 1, "n": 1, "male": 2, "m": 2, "female": 3, "f": 3}
-"""Words of ``meta.gender`` and the codes of the field ``gender``."""
 
 # Of several label sets the dataset's own come first, then those made from fits.
 KEYPOINTS2D = ("keypoints2d", "keypoints2d_original", "keypoints2d_smpl", "keypoints2d_smplx")
@@ -96,7 +89,7 @@ NEEDED = ("global_orient", "body_pose", "betas")
 
 def find_splits(raw: Path) -> list[str]:
     """Splits that the names of the files speak of; ``all`` where a name says nothing."""
-    return sorted({_split_of(file) for file in _files(raw)})
+    return sorted({split_of(file) for file in _files(raw)})
 
 
 def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
@@ -109,7 +102,7 @@ def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
     """
     files = _files(raw)
     if raw.is_dir():
-        files = [file for file in files if _split_of(file) == split]
+        files = [file for file in files if split_of(file) == split]
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise DataError(
@@ -133,11 +126,6 @@ def _files(raw: Path) -> list[Path]:
     if not files:
         raise DataError(raw, expected=INFO.expects, found="no HumanData file")
     return files
-
-
-def _split_of(file: Path) -> str:
-    words = file.stem.lower().replace("-", "_").split("_")
-    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "all")
 
 
 def read(unit: Unit) -> Columns:
@@ -179,38 +167,7 @@ def read(unit: Unit) -> Columns:
     for name in ("keypoints2d", "keypoints3d"):
         if damaged := attributes.get(name, {}).get("damaged_joints"):
             columns.notes.append(f"{damaged:,} joints of {name} were not finite: confidence 0")
-    return _sound(file, columns, paths, boxes)
-
-
-def _sound(file: Path, columns: Columns, paths: list[str], boxes: NDArray[np.float64]) -> Columns:
-    """Leave out rows that cannot be used (rejects) or say nothing of a person (filtered)."""
-    instances, rows = columns.instances, columns.records
-    outside = np.array([_leads_out(path) for path in paths], bool)
-    finite = np.isfinite(boxes).all(axis=1)
-    sized = (boxes[:, 2:4] > 0).all(axis=1) | (boxes[:, 4] == 0)
-    for row in np.flatnonzero(outside | ~finite | ~sized):
-        reason, detail = (
-            ("picture_path", f"image_path {paths[row]!r} is no path under the pictures")
-            if outside[row]
-            else ("box_without_size", f"bbox_xywh is {boxes[row].tolist()}")
-        )
-        columns.rejects.append(Reject(file.name, f"row {row}", reason, detail))
-    sound = ~outside & finite & sized
-    labels = [
-        instances[key][..., -1] > 0 for key in ("keypoints2d", "keypoints3d") if key in instances
-    ]
-    bodies = [instances[key][:, None] for key in ("smpl/valid", "smplx/valid") if key in instances]
-    if labels or bodies:
-        labelled = np.concatenate([*labels, *bodies], axis=1).any(axis=1)
-        empty = int((sound & ~labelled).sum())
-        columns.filtered = {"no_labelled_joint": empty} if empty else {}
-        sound &= labelled
-    return columns if sound.sum() == rows else take(columns, sound)
-
-
-def _leads_out(path: str) -> bool:
-    normal = posixpath.normpath(path)
-    return path in ("", "None") or normal.startswith(("/", "../")) or ":" in normal[:3]
+    return leave_out_unsound(file, columns, paths, boxes)
 
 
 def _paths(file: Path, rest: Leftovers, rows: int) -> list[str]:
@@ -244,25 +201,19 @@ def _images(
     unit: Unit, rest: Leftovers, paths: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any], NDArray[np.int32], NDArray[np.int32]]:
     """Pictures in order of first appearance, and every person's picture and number in it."""
-    order: dict[str, int] = {}
-    image = np.array([order.setdefault(path, len(order)) for path in paths], np.int32)
-    _, first = np.unique(image, return_index=True)
-    place = np.argsort(image, kind="stable")
-    counts = np.bincount(image, minlength=len(order))
-    person = np.empty(len(paths), np.int32)
-    person[place] = np.arange(len(paths)) - np.repeat(np.cumsum(counts) - counts, counts)
+    pictures, first, image, person = group_by_picture(paths)
     sizes = {
         side: rest.numbers_of_pictures((f"image_{side}", f"meta.{side}"), first)
         for side in ("height", "width")
     }
     images: dict[str, Any] = {
         "id": row_ids(f"humandata/{unit.files[0].stem}/images", first),
-        "path": list(order),
+        "path": pictures,
     }
     cameras, camera_sizes = rest.cameras(first)
     for side in ("height", "width"):
         known = sizes[side] if sizes[side] is not None else camera_sizes[side]
-        images[side] = np.zeros(len(order), np.int32) if known is None else known
+        images[side] = np.zeros(len(pictures), np.int32) if known is None else known
     images.update(cameras)
     sequences: dict[str, Any] = {}
     if "video_path" in rest:
