@@ -7,6 +7,7 @@ keep their ``DataLoader``. docs/loading.md shows both.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Generator, Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -252,6 +253,7 @@ class PersonDataset(Dataset[dict[str, Tensor]]):
         self.replace_damaged = replace_damaged
         self.annotations = [Annotations(store, approximate) for store, _ in opened(stores)]
         self.persons = [Persons(annotations) for annotations in self.annotations]
+        self._settled = False
         self._ends = np.cumsum([len(persons) for persons in self.persons])
 
     def __len__(self) -> int:
@@ -279,8 +281,8 @@ class PersonDataset(Dataset[dict[str, Tensor]]):
         for number, persons in enumerate(self.persons):
             at = store == number
             row[at] = persons.rows(place[at] - (self._ends[number] - len(persons)))
-        if get_worker_info() is not None:
-            one_opencv_thread()
+        if not self._settled and get_worker_info() is not None:
+            self._settle()
         rng = np.random.Generator(np.random.PCG64(int(torch.randint(2**63 - 1, ()))))
         draw = draw_changes(rng, self.augmentation, store, row, np.zeros_like(row))
 
@@ -292,6 +294,13 @@ class PersonDataset(Dataset[dict[str, Tensor]]):
         job = Assembly(self.annotations, lambda: draw, count, self.image_size, replace)
         batch = at_once(job).batch
         return self._split(batch)
+
+    def _settle(self) -> None:
+        one_opencv_thread()  # the workers share the cores already
+        # A collector that visits what a forked worker inherited writes to all of it, and thereby
+        # copies it: some 40 MB for a process that has imported torch.
+        gc.freeze()
+        self._settled = True
 
     def _split(self, batch: Batch) -> list[Any]:
         from humandata.training.augment import prepare
