@@ -102,7 +102,7 @@ def regroup(maps: Tensor, length: int = 2048) -> Tensor:
             f"maps of {' x '.join(map(str, maps.shape[1:]))} cannot be cut into {length} equal "
             "pieces: this backbone wants crops of 224 pixels (--image-size 224)"
         )
-    return flat.unflatten(1, (length, -1)).mean(-1)
+    return flat.view(len(flat), length, -1).mean(-1)
 
 
 def _upsampling(channels: int, doublings: int) -> nn.Sequential:

@@ -304,7 +304,7 @@ def _reorder_merging(tensor: Tensor) -> Tensor:
 
     The last axis, of 4 c numbers, goes from (c, row, column) to (column, row, c).
     """
-    pieces = tensor.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]]
+    pieces = tensor.reshape(*tensor.shape[:-1], -1, 4)[..., [0, 2, 1, 3]]
     return pieces.mT.flatten(-2).contiguous()
 
 

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from humandata.errors import DataError, HumandataError
 from humandata.training import recipes
-from humandata.training.algorithms.hmr import HMR, build
 from humandata.training.recipes import Recipe
 
 WEIGHTS = "weights.safetensors"
@@ -151,20 +150,22 @@ def load_weights(path: Path, network: nn.Module) -> None:
     network.load_state_dict(tensors)
 
 
-def load_network(run_or_checkpoint: Path, device: torch.device | str = "cpu") -> tuple[HMR, Recipe]:
+def load_network(
+    run_or_checkpoint: Path, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, Recipe]:
     """The trained network of a run, ready to predict.
 
     Parameters
     ----------
     run_or_checkpoint : Path
         A run folder (its latest checkpoint is taken), the folder of one checkpoint, or a weights
-        file that `save` wrote.
+        file that `save` or ``humandata weights import`` wrote.
     device : torch.device or str
 
     Returns
     -------
-    network : HMR
-        In evaluation mode, on the device.
+    network : nn.Module
+        Of the recipe's algorithm, in evaluation mode, on the device.
     recipe : Recipe
         The recipe it was trained by.
 
@@ -193,7 +194,9 @@ def load_network(run_or_checkpoint: Path, device: torch.device | str = "cpu") ->
             found="a file without it",
         )
     recipe = recipes.from_dict(description["recipe"], file)
-    network = build(recipe, pretrained=False)
+    from humandata.training.engine import load_algorithm  # which imports this module
+
+    network: nn.Module = load_algorithm(recipe.algorithm).build(recipe, pretrained=False)
     load_weights(file, network)
     return network.to(device).eval(), recipe
 

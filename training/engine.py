@@ -186,7 +186,7 @@ def train_step(
 def make_mix(recipe: Recipe, stores: list[tuple[Store, float]], here: Ranks = Ranks()) -> Mix:  # noqa: B008
     """The batches of a recipe, for one of the processes that train together."""
     names = [field.name for field in dataclasses.fields(Augmentation)]
-    return Mix(
+    mix = Mix(
         stores,
         recipe.batch_size,
         recipe.image_size,
@@ -198,13 +198,19 @@ def make_mix(recipe: Recipe, stores: list[tuple[Store, float]], here: Ranks = Ra
         epoch_length=recipe.epoch_length,
         damaged_rate=recipe.damaged_rate,
     )
+    # CLIFF looks at a part of the square, so its squares are larger than the boxes of a store.
+    factor = getattr(load_algorithm(recipe.algorithm), "CROP_FACTOR", 1.0)
+    for store in mix.annotations:
+        store.enlargement *= factor
+    return mix
 
 
 def load_algorithm(name: str) -> ModuleType:
     """The module of an algorithm.
 
     It has ``build(recipe, pretrained) -> network`` and ``loss(batch, prediction, body, recipe) ->
-    terms``; the network takes a batch and gives a prediction.
+    terms``; the network takes a batch and gives a prediction. It may have ``CROP_FACTOR``, by which
+    the squares that are cut in training are larger than the boxes of the stores.
     """
     import pkgutil
 

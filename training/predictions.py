@@ -285,9 +285,14 @@ def predict(
     network, recipe = load_network(Path(checkpoint), place)
     pose = np.empty((len(rows), 24, 3), np.float32)
     betas, camera = np.empty((len(rows), 10), np.float32), np.empty((len(rows), 3), np.float32)
-    batches = evaluation_batches(
-        store, rows, batch_size, recipe.image_size, workers, crop_boxes(store, rows, protocol)
-    )
+    boxes = crop_boxes(store, rows, protocol)
+    wanted = getattr(network, "crop_boxes", None)
+    if wanted is not None:  # another part of the picture, as CLIFF does
+        column, factor = store.instances[protocol.box], protocol.box_factor
+        if boxes is None or not isinstance(column.attributes.get("factor"), int | float):
+            boxes, factor = np.asarray(column[rows], np.float64), column.attributes.get("factor")
+        boxes = wanted(boxes, factor)
+    batches = evaluation_batches(store, rows, batch_size, recipe.image_size, workers, boxes)
     done = 0
     with torch.inference_mode():
         for batch in batches:

@@ -1,0 +1,529 @@
+"""Published checkpoints as this package's own: recognise, map, report, write.
+
+`recognise` looks at the names and shapes in a file alone. It knows whole networks of HMR and SPIN
+(nkolot/SPIN, mmhuman3d, hmr-benchmarks on all its backbones, Meta-HMR) and of CLIFF (the authors'
+on ResNet-50 and HRNet-W48, mmhuman3d's, Meta-HMR's), and files of backbones alone (torchvision,
+timm, mmcls, mmpose and original HRNet, Microsoft's Swin). `write` makes a file that ``humandata
+eval --checkpoint`` (networks) and ``humandata train --init`` (both) take.
+
+Nothing is taken silently: every tensor of the file and every tensor of the network is in one row of
+`Recognised.rows`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+import humandata
+from humandata.errors import DataError, HumandataError
+from humandata.training import recipes
+from humandata.training.backbone_variants import SUFFIX, VARIANTS
+from humandata.training.backbone_weights import (
+    STAYS_RANDOM,
+    TRUNKS,
+    File,
+    Tensors,
+    family,
+    read,
+    to_timm,
+)
+from humandata.training.backbones import Backbone
+from humandata.training.heads import BOX, CAMERA, POSE, SHAPE
+from humandata.training.recipes import Recipe
+
+HEAD = (
+    *("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"),
+    *("decpose.weight", "decpose.bias", "decshape.weight", "decshape.bias"),
+    *("deccam.weight", "deccam.bias", "init_pose", "init_shape", "init_cam"),
+)
+"""Names of the regressor's tensors in all published checkpoints."""
+
+ALGORITHMS = ("hmr", "spin", "cliff", "cliff_original")
+
+Status = Literal["taken", "left out", "missing", "shape differs", "not known"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group of tensors that share their fate.
+
+    Attributes
+    ----------
+    status : str
+        ``taken``; ``left out`` of the file on purpose; ``missing`` from it; ``shape differs``; or
+        ``not known``.
+    part : str
+        The first parts of their names, in the file or (missing ones) in the network.
+    count : int
+    why : str
+    names : tuple of str
+        Of the tensors, with both shapes where they differ.
+    wrong : bool
+        Whether this keeps the file from being imported.
+    """
+
+    status: Status
+    part: str
+    count: int
+    why: str
+    names: tuple[str, ...]
+    wrong: bool = False
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What a file holds.
+
+    Attributes
+    ----------
+    file : Path
+    description : str
+        In words: "HMR on resnet50, as mmhuman3d saves it".
+    algorithm : str or None
+        None for a backbone alone, or where nothing was recognised.
+    backbone : str or None
+    image_size : int
+    tensors : dict
+        Under the names of this package's networks; of a backbone alone, under timm's.
+    rows : tuple of Row
+    reader, wrapper : str
+        As `humandata.training.backbone_weights.File`.
+    sha256 : str
+        Of the file.
+    """
+
+    file: Path
+    description: str
+    algorithm: str | None
+    backbone: str | None
+    image_size: int
+    tensors: Tensors
+    rows: tuple[Row, ...]
+    reader: str
+    wrapper: str
+    sha256: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that the network needs was found, and nothing that is not understood."""
+        return self.backbone is not None and not any(row.wrong for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, names of taken tensors left out."""
+        rows = [
+            {
+                "status": row.status,
+                "part": row.part,
+                "tensors": row.count,
+                "why": row.why,
+                "wrong": row.wrong,
+                **({} if row.status == "taken" else {"names": list(row.names)}),
+            }
+            for row in self.rows
+        ]
+        return {**self.source(), "complete": self.complete, "rows": rows}
+
+    def source(self) -> dict[str, Any]:
+        """Where the weights come from, without the tensors."""
+        return {
+            "file": self.file.name,
+            "sha256": self.sha256,
+            "description": self.description,
+            "algorithm": self.algorithm,
+            "backbone": self.backbone,
+            "image_size": self.image_size,
+            "reader": self.reader,
+            "wrapper": self.wrapper,
+            "humandata": humandata.__version__,
+        }
+
+
+_DROPPED = (
+    (r"(body_model|smpl|smpl_\w+|mano|smplx)(_train|_test|_layer)?\.",
+     "a body model: licensed data that comes from your own files"),
+    (r"disc\.|discriminator\.", "the discriminator of HMR's prior: for training only"),
+    (r"(backbone\.|encoder\.)?(fc|head|head_dist|classifier|head\.fc)\.(weight|bias)$"
+     r"|head\.(layers\.head|fc)\.", "a classifier"),
+    (r".*(relative_position_index|relative_coords_table|attn_mask)$",
+     "an index that the network works out itself"),
+    (r"(keypoint_head|decode_head|neck|loss\w*|criterion)\.", "not part of a backbone"),
+)  # fmt: skip
+_UNUSED = (
+    (r"final_layer\.(weight|bias)$", "heatmaps of joints: in the file, never used"),
+    (r"(incre_modules|downsamp_modules|final_layer)\.", "the classifying part of HRNet"),
+    (r"norm\.(weight|bias)$", "a final norm that this network does not apply"),
+    (r"(fc_norm|pre_logits)\.", "before the classifier, which is not used"),
+)
+
+
+def recognise(path: Path, model: str | None = None) -> Recognised:
+    """What a file of weights holds.
+
+    Parameters
+    ----------
+    path : Path
+        ``.safetensors`` or a PyTorch file.
+    model : str, optional
+        What to read it as, in place of guessing: ``ALGORITHM:BACKBONE``, or ``BACKBONE`` for the
+        backbone of the file alone.
+
+    Raises
+    ------
+    DataError
+        When the file cannot be read or holds no tensors.
+    HumandataError
+        When there is no such model.
+    """
+    file = read(path)
+    digest = _sha256(path)
+    wanted_algorithm, wanted_backbone = _parse_model(model)
+    own = _own_recipe(file)
+    head, trunk, rest, prefixed = _parts(file.tensors)
+    names, origin = to_timm({key: tensor for key, (tensor, _) in trunk.items()})
+    origin = {name: trunk[key][1] for name, key in origin.items()}
+    mmcls = family(trunk).startswith("mmcls")
+
+    backbone = wanted_backbone or (own.backbone if own else None) or _backbone_of(names)
+    if backbone is not None and wanted_backbone is None and own is None:
+        extended = any(STAYS_RANDOM.match(name) for name in names if "stage4" not in name)
+        pose = backbone == "hrnet_w32" and not any(n.startswith("incre_modules") for n in names)
+        if backbone in VARIANTS and (mmcls or extended or head or pose):
+            backbone += SUFFIX
+    if backbone is None:
+        return Recognised(
+            path, "not recognised", None, None, 224, {}, _unrecognised(file.tensors),
+            file.reader, file.wrapper, digest,
+        )  # fmt: skip
+
+    network, channels = _fresh(backbone)
+    rows = [*_dropped(rest)]
+    taken = _match(names, origin, network, rows, whole=bool(head))
+    algorithm = wanted_algorithm or (own.algorithm if own else None)
+    if (head and model is None) or wanted_algorithm:
+        algorithm = algorithm or _algorithm_of(head, channels, prefixed)
+        tensors = {f"backbone.network.{name}": tensor for name, tensor in taken.items()}
+        tensors |= _match_head(head, channels, algorithm, rows)
+    else:
+        algorithm, tensors = None, taken
+        if head:
+            rows.append(
+                Row("left out", "regressor", len(head), "only the backbone was asked for",
+                    tuple(shown for _, shown in head.values()))
+            )  # fmt: skip
+    size = own.image_size if own else 256 if (algorithm or "").startswith("cliff") else 224
+    described = f"{algorithm.upper()} on {backbone}" if algorithm else f"backbone {backbone}"
+    if algorithm:
+        described = described.replace("CLIFF_ORIGINAL", "CLIFF (original)")
+        described += f", {_style(prefixed, file, mmcls)}"
+    order = {"taken": 0, "left out": 1, "shape differs": 2, "missing": 3, "not known": 4}
+    rows.sort(key=lambda row: (order[row.status], row.wrong))
+    return Recognised(
+        path, described, algorithm, backbone, size, tensors, tuple(rows),
+        file.reader, file.wrapper, digest,
+    )  # fmt: skip
+
+
+def write(found: Recognised, out: Path) -> Path:
+    """Write what was recognised as safetensors, and beside it where it comes from as JSON.
+
+    Returns
+    -------
+    Path
+        The JSON: ``out`` with that ending.
+
+    Raises
+    ------
+    HumandataError
+        When the file was not complete, or ``out`` cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    if not found.complete:
+        raise HumandataError(f"{found.file} does not hold all of a network, and is not written")
+    if out.suffix != ".safetensors":
+        raise HumandataError(f"--out {out}: the name of the weights must end in .safetensors")
+    description: dict[str, Any] = {"imported": found.source()}
+    if found.algorithm is not None and found.backbone is not None:
+        recipe = dataclasses.replace(
+            Recipe(),
+            algorithm=found.algorithm,
+            backbone=found.backbone,
+            image_size=found.image_size,
+            init="none",
+        )
+        description |= {"step": 0, "recipe": recipes.to_dict(recipe)}
+    note = out.with_suffix(".json")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_suffix(".partial")
+        tensors = {name: tensor.contiguous() for name, tensor in found.tensors.items()}
+        save_file(tensors, partial, {"format": "pt", "humandata": json.dumps(description)})
+        partial.rename(out)
+        note.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise HumandataError(f"{out} could not be written: {error}") from error
+    return note
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _parse_model(model: str | None) -> tuple[str | None, str | None]:
+    if model is None:
+        return None, None
+    algorithm, colon, backbone = model.partition(":")
+    if not colon:
+        return None, model
+    if algorithm not in ALGORITHMS:
+        raise HumandataError(
+            f"--as {model}: no algorithm {algorithm!r}; there are {', '.join(ALGORITHMS)}"
+        )
+    return algorithm, backbone
+
+
+def _own_recipe(file: File) -> Recipe | None:
+    recipe = json.loads(file.metadata.get("humandata", "{}")).get("recipe")
+    return recipes.from_dict(recipe) if recipe else None
+
+
+Named = dict[str, tuple[Tensor, str]]
+
+
+def _parts(tensors: Tensors) -> tuple[Named, Named, Tensors, bool]:
+    """Regressor and trunk, by names without prefix, with the name in the file; and the rest."""
+    prefixed = any(key.startswith(TRUNKS) for key in tensors)
+    head: Named = {}
+    trunk: Named = {}
+    rest: Tensors = {}
+    for key, tensor in tensors.items():
+        bare = key.removeprefix("head.")
+        inner = next((p for p in TRUNKS if key.startswith(p)), "") if prefixed else ""
+        if bare in HEAD and not inner:
+            head[bare] = tensor, key
+        elif any(re.match(pattern, key) for pattern, _ in _DROPPED) or (prefixed and not inner):
+            rest[key] = tensor
+        else:
+            trunk[key.removeprefix(inner)] = tensor, key
+    return head, trunk, rest, any(key.startswith("head.") for _, key in head.values())
+
+
+def _dropped(rest: Tensors) -> Iterable[Row]:
+    groups: dict[str, list[str]] = {}
+    for key in rest:
+        why = next((why for pattern, why in _DROPPED if re.match(pattern, key)), "")
+        groups.setdefault(why, []).append(key)
+    for why, keys in groups.items():
+        if why:
+            yield _row("left out", keys, why)
+        else:
+            for part, some in _grouped(keys).items():
+                yield Row("not known", part, len(some), "no part of a network that is here",
+                          tuple(some), wrong=True)  # fmt: skip
+
+
+def _match(
+    names: Tensors, origin: Mapping[str, str], network: Tensors, rows: list[Row], whole: bool
+) -> Tensors:
+    """The trunk's tensors that the network has, and a row for each group of all others."""
+    taken: Tensors = {}
+    differ: list[str] = []
+    unused: dict[str, list[str]] = {}
+    for name, tensor in names.items():
+        if name not in network:
+            why = next((why for pattern, why in _UNUSED if re.match(pattern, name)), "")
+            unused.setdefault(why, []).append(origin[name])
+        elif tensor.shape != network[name].shape:
+            differ.append(f"{origin[name]}: {_shape(tensor)}, expected {_shape(network[name])}")
+        else:
+            taken[name] = tensor
+    rows += [_row("taken", [origin[n] for n in some], "") for some in _grouped(taken).values()]
+    for why, keys in unused.items():
+        if why:
+            rows.append(_row("left out", keys, why))
+        else:
+            rows.extend(_row("not known", some, "not in this backbone", wrong=True)
+                        for some in _grouped(keys).values())  # fmt: skip
+    if differ:
+        rows.append(_row("shape differs", differ, "made for another network", wrong=True))
+    absent = [name for name in network if name not in names]
+    counters = [name for name in absent if name.endswith("num_batches_tracked")]
+    random = [name for name in absent if not whole and STAYS_RANDOM.match(name)]
+    index = [name for name in absent if name.endswith("relative_position_index")]
+    for some, why in (
+        (counters, "a counter that old files lack: 0"),
+        (random, "no backbone file has it: stays random, as in the reference"),
+        (index, "worked out by the network"),
+    ):
+        if some:
+            rows.append(_row("missing", some, why))
+    for name in counters:
+        taken[name] = torch.zeros((), dtype=torch.int64)
+    known = {*counters, *random, *index}
+    for part, some in _grouped([name for name in absent if name not in known]).items():
+        rows.append(Row("missing", part, len(some), "the file does not hold it", tuple(some), True))
+    return taken
+
+
+def _match_head(head: Named, channels: int, algorithm: str, rows: list[Row]) -> Tensors:
+    box = BOX if algorithm.startswith("cliff") else 0
+    shapes = {
+        "fc1.weight": (1024, channels + box + POSE + SHAPE + CAMERA),
+        "fc2.weight": (1024, 1024),
+        "fc1.bias": (1024,),
+        "fc2.bias": (1024,),
+    }
+    for layer, count in (("pose", POSE), ("shape", SHAPE), ("cam", CAMERA)):
+        shapes[f"dec{layer}.weight"] = (count, 1024)
+        shapes[f"dec{layer}.bias"] = (count,)
+        shapes[f"init_{layer}"] = (1, count)
+    taken, differ = {}, []
+    for name, (tensor, shown) in head.items():
+        if tuple(tensor.shape) == shapes[name]:
+            taken[f"head.{name}"] = tensor
+        else:
+            differ.append(f"{shown}: {_shape(tensor)}, expected {_text(shapes[name])}")
+    if taken:
+        rows.append(_row("taken", [shown for _, shown in head.values()], "", part="regressor"))
+        rows[-1] = dataclasses.replace(rows[-1], count=len(taken))
+    if differ:
+        why = f"not the regressor of {algorithm} on {channels} features"
+        rows.append(_row("shape differs", differ, why, wrong=True))
+    absent = [f"head.{name}" for name in HEAD if name not in head]
+    if absent:
+        rows.append(_row("missing", absent, "the file does not hold it", wrong=True))
+    return taken
+
+
+def _algorithm_of(head: Named, channels: int, prefixed: bool) -> str:
+    if "fc1.weight" in head:
+        extra = head["fc1.weight"][0].shape[1] - channels - POSE - SHAPE - CAMERA
+        if extra == BOX:
+            return "cliff" if prefixed else "cliff_original"
+    return "hmr" if prefixed else "spin"
+
+
+def _style(prefixed: bool, file: File, mmcls: bool) -> str:
+    if "humandata" in file.metadata:
+        return "as this package saves it"
+    if prefixed:
+        return "as hmr-benchmarks saves it" if mmcls else "as mmhuman3d and hmr-benchmarks save it"
+    if any(key.startswith("encoder.") for key in file.tensors):
+        return "as its authors save it"
+    return "with all names on one level (SPIN, Meta-HMR)"
+
+
+_RESNETS = {
+    (3, 4, 6, 3): ("resnet34", "resnet50"),
+    (2, 2, 2, 2): ("resnet18", ""),
+    (3, 4, 23, 3): ("", "resnet101"),
+    (3, 8, 36, 3): ("", "resnet152"),
+}
+
+
+def _backbone_of(names: Tensors) -> str | None:
+    """timm's name of the network that tensors (under timm's names) belong to."""
+    branch = names.get("stage2.0.branches.0.0.conv1.weight")
+    if branch is not None:
+        return f"hrnet_w{branch.shape[0]}"
+    if "layer1.0.conv1.weight" in names and "layer4.0.conv1.weight" in names:
+        return _resnet_of(names)
+    patches = names.get("patch_embed.proj.weight")
+    if patches is not None and "cls_token" in names and _blocks(names, "blocks") == 12:
+        known = {"768 x 3 x 16 x 16": "vit_base", "384 x 3 x 16 x 16": "vit_small"}
+        size = known.get(_shape(patches))
+        return f"{size}_patch16_224" if size else None
+    if patches is not None and tuple(patches.shape) == (96, 3, 4, 4):
+        return "swin_tiny_patch4_window7_224" if _blocks(names, "layers.2.blocks") == 6 else None
+    position = names.get("pos_block.0.proj.0.weight")
+    if position is not None:
+        known_twins = {
+            (64, 18): "twins_pcpvt_base", (96, 18): "twins_svt_base",
+            (64, 6): "twins_pcpvt_small", (64, 10): "twins_svt_small",
+            (64, 27): "twins_pcpvt_large", (128, 18): "twins_svt_large",
+        }  # fmt: skip
+        return known_twins.get((position.shape[0], _blocks(names, "blocks.2")))
+    stem, top = names.get("conv_stem.weight"), names.get("conv_head.weight")
+    if stem is not None and top is not None and (len(stem), len(top)) == (48, 2048):
+        return "tf_efficientnet_b5"
+    return None
+
+
+def _resnet_of(names: Tensors) -> str | None:
+    counts = tuple(_blocks(names, f"layer{number}") for number in (1, 2, 3, 4))
+    if counts not in _RESNETS:
+        return None
+    name = _RESNETS[counts]["layer1.0.conv3.weight" in names]
+    inner, per_group = names["layer1.0.conv2.weight"].shape[:2]
+    groups = {(64, 64): "", (256, 8): "32x8d", (128, 4): "32x4d"}.get((inner, per_group))
+    if groups is None or not name:
+        return None
+    return f"resnext{name.removeprefix('resnet')}_{groups}" if groups else name
+
+
+def _blocks(names: Iterable[str], prefix: str) -> int:
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    return 1 + max((int(m[1]) for name in names if (m := pattern.match(name))), default=-1)
+
+
+def _fresh(backbone: str) -> tuple[Tensors, int]:
+    """Shapes of a backbone's tensors, and the length of its features."""
+    with torch.device("meta"):
+        network = Backbone(backbone)
+    return dict(network.network.state_dict()), network.channels
+
+
+def _unrecognised(tensors: Tensors) -> tuple[Row, ...]:
+    return tuple(
+        _row("not known", [f"{key}: {_shape(tensors[key])}" for key in keys],
+             "no network that is here has these names and shapes", wrong=True, part=part)
+        for part, keys in _grouped(tensors).items()
+    )  # fmt: skip
+
+
+def _grouped(keys: Iterable[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        words = key.split(".")
+        depth = 2 if words[0] in ("backbone", "encoder", "head", "module", "model") else 1
+        groups.setdefault(".".join(words[:depth]), []).append(key)
+    return groups
+
+
+def _row(status: Status, keys: Iterable[str], why: str, wrong: bool = False, part: str = "") -> Row:
+    listed = tuple(keys)
+    groups = list(_grouped(key.split(":")[0] for key in listed))
+    if not part:
+        part = ", ".join(groups[:3]) + (" ..." if len(groups) > 3 else "")
+    return Row(status, part, len(listed), why, listed, wrong)
+
+
+def _shape(tensor: Tensor) -> str:
+    return _text(tuple(tensor.shape))
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
+
+
+def require_complete(found: Recognised) -> None:
+    """Raise `DataError` unless a file holds all of a network."""
+    wrong = next((row for row in found.rows if row.wrong), None)
+    if found.backbone is None or wrong is not None:
+        raise DataError(
+            found.file,
+            wrong.names[0] if wrong else None,
+            expected=f"all of {found.description}",
+            found=f"{wrong.count} tensors {wrong.status}: {wrong.why}" if wrong else "nothing",
+        )
