@@ -71,7 +71,9 @@ def eval(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Evaluate a checkpoint, or predictions, on a benchmark (pw3d) or any store with SMPL bodies.
+    """Evaluate a checkpoint, or predictions, on a benchmark or any store with SMPL bodies.
+
+    Benchmarks: pw3d, h36m (protocol 2), eft-coco, eft-lspet, eft-ochuman.
 
     The protocol is printed with the figures: MPJPE, PA-MPJPE and PVE in millimetres with 95 %
     bootstrap intervals, for every sequence, and for the mean pose as a baseline.

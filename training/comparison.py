@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from humandata import schema
+from humandata import keypoints, schema
 from humandata.bodymodel import GENDERS, body_model, mean_parameters
-from humandata.errors import HumandataError
+from humandata.errors import DataError, HumandataError
 from humandata.rotations import matrix_to_axis_angle, rotation6d_to_matrix
 from humandata.store import Store
 from humandata.training import metrics as formulas
@@ -63,14 +63,53 @@ def ground_truth(
     folder : Path, optional
         The user's SMPL files.
     """
+    if protocol.ground_truth == "keypoints3d":
+        return Poses(_select(stored_joints(store, rows), protocol), None)
     return poses_of(stored_bodies(store, rows, protocol, folder), protocol)
+
+
+#: Conventions whose joints stand in the order of J_regressor_h36m, under one or the other name.
+_REGRESSOR_ORDER = ("h36m", "h36m_spin")
+
+
+def stored_joints(store: Store, rows: Array) -> Array:
+    """The 17 joints (n, 17, 3) of ``keypoints3d`` in the order of the regressor, metres.
+
+    Raises
+    ------
+    DataError
+        If the store has no 3D joints, or of another convention.
+    """
+    if "keypoints3d" not in store.instances:
+        raise DataError(store.path, "instances", expected="keypoints3d", found="no such field")
+    points = np.asarray(store.instances["keypoints3d"][rows], np.float32)[..., :3]
+    convention = store.convention("keypoints3d")
+    if convention in _REGRESSOR_ORDER:
+        return points
+    joints, supplied = keypoints.convert(points, convention, "h36m")
+    if not np.all(supplied):
+        raise DataError(
+            store.path,
+            "keypoints3d",
+            expected="the 17 joints of Human3.6M",
+            found=f"joints of the convention {convention}",
+        )
+    return np.asarray(joints)
 
 
 def stored_bodies(
     store: Store, rows: Array, protocol: Protocol, folder: Path | None = None
 ) -> Bodies:
-    """The ground truth parameters of rows of a store, in the bodies that the protocol says."""
+    """The ground truth parameters of rows of a store, in the bodies that the protocol says.
+
+    Where the protocol's ground truth are joints, neutral bodies at rest stand in: of them only the
+    number and the gender is asked.
+    """
     instances = store.instances
+    if protocol.ground_truth == "keypoints3d":
+        zeros = np.zeros((len(rows), 24, 3), np.float32)
+        neutral = np.full(len(rows), GENDERS.index("neutral"))
+        return Bodies(zeros[:, 0], zeros[:, 1:], np.zeros((len(rows), 10)), neutral, folder)
     vocabulary = schema.field("instances", "gender").vocabulary
     by_name = dict(zip(vocabulary, protocol.ground_truth_body, strict=True))
     by_code = np.array([GENDERS.index(by_name[name]) for name in vocabulary])

@@ -25,6 +25,7 @@ from humandata.store import Store
 from humandata.training import protocols
 from humandata.training.comparison import (
     compare,
+    ground_truth,
     mean_pose,
     poses_of,
     predicted_poses,
@@ -151,7 +152,7 @@ def select_rows(
     HumandataError
         If the protocol is made for another dataset or split (unless ``any_store``).
     DataError
-        If the store has no SMPL ground truth.
+        If the store has not the ground truth of the protocol.
     """
     notes = []
     wanted, found = (protocol.dataset, protocol.split), (store.dataset, store.split)
@@ -163,20 +164,10 @@ def select_rows(
                 f"{protocols.GENERIC.name}"
             )
         notes.append(f"the store holds {' '.join(found)}, the protocol is for {' '.join(wanted)}")
-    fields = ("smpl/global_orient", "smpl/body_pose", "smpl/betas")
-    missing = [name for name in fields if name not in store.instances]
-    valid = np.ones(len(store), bool)
-    if not missing and "smpl/valid" in store.instances:
-        valid = np.asarray(store.instances["smpl/valid"]).astype(bool)
-    if missing or not valid.any():
-        raise DataError(
-            store.path,
-            "instances",
-            expected="persons with SMPL ground truth",
-            found=f"no {missing[0]}" if missing else "no row with smpl/valid",
-        )
+    valid = _with_ground_truth(store, protocol)
     if not valid.all():
-        notes.append(f"{int((~valid).sum()):,} rows without a valid body are left out")
+        what = "body" if protocol.ground_truth == "smpl" else "set of joints"
+        notes.append(f"{int((~valid).sum()):,} rows without a valid {what} are left out")
     rows = np.flatnonzero(valid)
     if protocol.expected_rows not in (None, len(rows)):
         notes.append(
@@ -188,6 +179,29 @@ def select_rows(
         notes.append(f"only {limit:,} of {len(rows):,} rows, evenly spread")
         rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
     return rows, notes
+
+
+def _with_ground_truth(store: Store, protocol: Protocol) -> Array:
+    """Which rows (N,) of the instances have what the protocol compares with."""
+    fields = ["smpl/global_orient", "smpl/body_pose", "smpl/betas"]
+    if protocol.ground_truth == "keypoints3d":
+        fields = ["keypoints3d"]
+    missing = [name for name in fields if name not in store.instances]
+    valid = np.ones(len(store), bool)
+    if not missing and protocol.ground_truth == "keypoints3d":
+        valid = (np.asarray(store.instances["keypoints3d"])[..., 3] > 0).all(axis=1)
+    elif not missing and "smpl/valid" in store.instances:
+        valid = np.asarray(store.instances["smpl/valid"]).astype(bool)
+    if missing or not valid.any():
+        smpl = protocol.ground_truth == "smpl"
+        nobody = "no row with smpl/valid" if smpl else "nobody with every joint"
+        raise DataError(
+            store.path,
+            "instances",
+            expected="persons with SMPL ground truth" if smpl else "persons with 3D joints",
+            found=f"no {missing[0]}" if missing else nobody,
+        )
+    return valid
 
 
 def match(
@@ -257,15 +271,16 @@ def score(
     ids = np.asarray(store.instances["id"][rows], np.uint64)
     kept, place, more = match(predictions, ids, partial)
     rows, notes = rows[kept], notes + more
-    chosen = _metrics(metrics, predictions)
-    if metrics is None and len(chosen) < len(METRICS):
+    chosen = _metrics(metrics, predictions, protocol)
+    joints_only = protocol.ground_truth == "keypoints3d"
+    if metrics is None and len(chosen) < len(METRICS) and not joints_only:
         notes.append("no PVE: the predictions hold neither vertices nor SMPL parameters")
     model = body_model(protocol.prediction_body, folder)
     if model.name == "standin":
         notes.insert(0, STANDIN_NOTE)
 
     truth = stored_bodies(store, rows, protocol, folder)
-    reference = poses_of(truth, protocol)
+    reference = ground_truth(store, rows, protocol) if joints_only else poses_of(truth, protocol)
     sides = {
         "prediction": predicted_poses(predictions, place, protocol, truth),
         "mean pose": mean_pose(protocol, truth),
@@ -307,7 +322,13 @@ def score(
     )
 
 
-def _metrics(asked: Sequence[str] | None, predictions: Predictions) -> tuple[str, ...]:
+def _metrics(
+    asked: Sequence[str] | None, predictions: Predictions, protocol: Protocol
+) -> tuple[str, ...]:
+    if protocol.ground_truth == "keypoints3d":
+        if asked is not None and "pve" in asked:
+            raise HumandataError(f"protocol {protocol.name} compares joints: it has no PVE")
+        asked = [name for name in METRICS if name != "pve"] if asked is None else asked
     meshes = predictions.has_parameters or predictions.vertices is not None
     if asked is None:
         return tuple(name for name in METRICS if meshes or name != "pve")

@@ -67,3 +67,23 @@ def test_every_benchmark_names_a_protocol_of_a_dataset() -> None:
     for benchmark in BENCHMARKS.values():
         assert protocols.named(benchmark.protocol).dataset
         assert benchmark.store in benchmark.made_by
+
+
+def test_human36m_and_eft_are_what_the_field_reports_on() -> None:
+    h36m = named("h36m-p2")
+    assert (h36m.dataset, h36m.split, h36m.ground_truth) == ("h36m", "test_p2", "keypoints3d")
+    assert h36m.joints == named("pw3d-test").joints
+    assert "no mesh" in dict(h36m.in_words())["PVE"]
+    rows = {name: named(name).expected_rows for name in PROTOCOLS if name.startswith("eft")}
+    assert rows == {"eft-coco-val": 10_510, "eft-lspet-test": 2_433, "eft-ochuman-test": 1_783}
+    for name in rows:
+        assert set(named(name).ground_truth_body) == {"neutral"}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_says_how_its_store_is_made(name: str) -> None:
+    benchmark = BENCHMARKS[name]
+    protocol = named(benchmark.protocol)
+    command = f"humandata convert {protocol.dataset} RAW {benchmark.store} --split {protocol.split}"
+    assert benchmark.made_by == command
+    assert default_for(protocol.dataset, protocol.split) is protocol
