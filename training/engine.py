@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import importlib
 import json
@@ -226,32 +225,7 @@ def training_body(recipe: Recipe) -> SMPL:
     """The neutral body that predictions are posed with; no more of it than the losses look at."""
     folder = Path(recipe.body_models) if recipe.body_models else None
     body = SMPL(body_model("neutral", folder))
-    return body if recipe.vertices_weight else skeleton(body)
-
-
-def skeleton(body: SMPL) -> SMPL:
-    """The same body with only the vertices that its joint sets are made of.
-
-    Joints come out as from the whole mesh, at a twentieth of the work; ``vertices`` are those few.
-    """
-    small = copy.deepcopy(body)
-    used = torch.zeros(len(body.v_template), dtype=torch.bool)
-    used[body.vertex_joints] = True
-    for name in body.regressors:
-        used |= (body.get_buffer(name) != 0).any(dim=0)
-    keep = used.nonzero().squeeze(1)
-
-    def rows(basis: Tensor) -> Tensor:
-        return basis.view(len(basis), -1, 3)[:, keep].flatten(1)
-
-    small.v_template, small.weights = body.v_template[keep], body.weights[keep]
-    small.shapedirs = rows(body.shapedirs)
-    if body.has_pose_correctives:
-        small.posedirs = rows(body.posedirs)
-    for name in body.regressors:
-        setattr(small, name, body.get_buffer(name)[:, keep])
-    small.vertex_joints = torch.searchsorted(keep, body.vertex_joints)
-    return small
+    return body if recipe.vertices_weight else body.without_mesh()
 
 
 def choose_device(name: str = "auto", number: int = 0) -> torch.device:

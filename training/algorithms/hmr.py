@@ -118,7 +118,7 @@ def loss(batch: Batch, prediction: Prediction, body: SMPL, recipe: Recipe) -> di
     Targets are compared in the training body model (neutral), as in the reference: 54 joints in 3D
     around the hips and projected into the crop, vertices, rotation matrices, betas. A weight of 0
     leaves a term out. Without the vertices' term ``body`` may be
-    `humandata.training.engine.skeleton`.
+    `humandata.training.smpl.SMPL.without_mesh`.
 
     Returns
     -------
