@@ -156,9 +156,6 @@ class _Unpickler(pickle.Unpickler):
             return super().find_class(module.replace("torch.cuda", "torch"), name)
         return Ignored
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("a torch storage outside of a torch file")
-
 
 def _restricted_pickle() -> Any:
     def load(file: Any, **options: Any) -> Any:

@@ -13,6 +13,7 @@ Nothing is taken silently: every tensor of the file and every tensor of the netw
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -184,8 +185,13 @@ def recognise(path: Path, model: str | None = None) -> Recognised:
     HumandataError
         When there is no such model.
     """
-    file = read(path)
-    digest = _sha256(path)
+    return recognise_tensors(read(path), path, _sha256(path), model)
+
+
+def recognise_tensors(
+    file: File, path: Path, digest: str = "", model: str | None = None
+) -> Recognised:
+    """The same of tensors that were read already; their shapes are all that is looked at."""
     wanted_algorithm, wanted_backbone = _parse_model(model)
     own = _own_recipe(file)
     head, trunk, rest, prefixed = _parts(file.tensors)
@@ -388,15 +394,16 @@ def _match_head(head: Named, channels: int, algorithm: str, rows: list[Row]) -> 
         shapes[f"dec{layer}.weight"] = (count, 1024)
         shapes[f"dec{layer}.bias"] = (count,)
         shapes[f"init_{layer}"] = (1, count)
-    taken, differ = {}, []
+    taken: Tensors = {}
+    same, differ = [], []
     for name, (tensor, shown) in head.items():
         if tuple(tensor.shape) == shapes[name]:
             taken[f"head.{name}"] = tensor
+            same.append(shown)
         else:
             differ.append(f"{shown}: {_shape(tensor)}, expected {_text(shapes[name])}")
-    if taken:
-        rows.append(_row("taken", [shown for _, shown in head.values()], "", part="regressor"))
-        rows[-1] = dataclasses.replace(rows[-1], count=len(taken))
+    if same:
+        rows.append(_row("taken", same, "", part="regressor"))
     if differ:
         why = f"not the regressor of {algorithm} on {channels} features"
         rows.append(_row("shape differs", differ, why, wrong=True))
@@ -477,6 +484,7 @@ def _blocks(names: Iterable[str], prefix: str) -> int:
     return 1 + max((int(m[1]) for name in names if (m := pattern.match(name))), default=-1)
 
 
+@functools.cache
 def _fresh(backbone: str) -> tuple[Tensors, int]:
     """Shapes of a backbone's tensors, and the length of its features."""
     with torch.device("meta"):

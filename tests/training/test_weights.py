@@ -1,0 +1,405 @@
+"""Published checkpoints: every key accounted for, and what comes out is what the reference gives.
+
+The layouts (keys and shapes of every published file) are in ``references``, and so is what the
+published code predicts with weights of `noise` in these layouts: see the README there.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import lzma
+import os
+import pickle
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from humandata.errors import DataError, HumandataError
+from humandata.training import backbone_weights, checkpoints, recipes, weights
+from humandata.training.algorithms import hmr
+from humandata.training.backbone_weights import File, load_backbone_weights, read, to_timm
+from humandata.training.backbones import Backbone
+from humandata.training.smpl import rotation6d_to_matrix
+from humandata.training.weights import recognise, recognise_tensors, write
+
+REFERENCES = Path(__file__).parent / "references"
+Layout = list[tuple[str, tuple[int, ...], str]]
+
+KNOWN = {
+    "hmrbench_resnet50": ("hmr", "resnet50"),
+    "hmrbench_resnet101": ("hmr", "resnet101"),
+    "hmrbench_resnet152": ("hmr", "resnet152"),
+    "hmrbench_resnext101": ("hmr", "resnext101_32x8d_hmrbench"),
+    "hmrbench_efficientnet": ("hmr", "tf_efficientnet_b5_hmrbench"),
+    "hmrbench_hrnet": ("hmr", "hrnet_w32_hmrbench"),
+    "hmrbench_vit": ("hmr", "vit_base_patch16_224_hmrbench"),
+    "hmrbench_swin": ("hmr", "swin_tiny_patch4_window7_224_hmrbench"),
+    "hmrbench_twins_pcpvt": ("hmr", "twins_pcpvt_base_hmrbench"),
+    "hmrbench_twins_svt": ("hmr", "twins_svt_base_hmrbench"),
+    "mmhuman3d_cliff_resnet50": ("cliff", "resnet50"),
+    "noah_cliff_res50": ("cliff_original", "resnet50"),
+    "noah_cliff_hr48": ("cliff_original", "hrnet_w48"),
+    "spin_hmr": ("spin", "resnet50"),
+    "metahmr_hmr_meta_resnet": ("spin", "resnet50"),
+    "metahmr_hmr_aux_resnet": ("spin", "resnet50"),
+    "metahmr_cliff_meta_resnet": ("cliff_original", "resnet50"),
+    "metahmr_cliff_aux_resnet": ("cliff_original", "resnet50"),
+    "metahmr_cliff_aux_hrnet": ("cliff_original", "hrnet_w48"),
+}
+UNKNOWN = (
+    "graphcmr", "pare_original", "pare_mmhuman3d", "graphormer_body_hrnet_w64",
+    "metahmr_cliff_meta_hrnet", "nbf_resnet50", "mmhuman3d_disc", "mmhuman3d_smpl",
+)  # fmt: skip
+COMPARED = sorted(
+    {key.split("/")[0] for key in np.load(REFERENCES / "networks.npz").files},
+    key=lambda name: (name != "spin_hmr", name),
+)
+
+
+@pytest.fixture(scope="session")
+def layouts() -> dict[str, Layout]:
+    found: dict[str, Layout] = {}
+    with lzma.open(REFERENCES / "checkpoint_layouts.csv.xz", "rt", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            sides = "" if row["shape"] == "scalar" else row["shape"]
+            shape = tuple(map(int, sides.split("x"))) if sides else ()
+            found.setdefault(row["model"], []).append((row["key"], shape, row["dtype"]))
+    return found
+
+
+@pytest.fixture(scope="session")
+def noise() -> np.ndarray:
+    return np.random.default_rng(20240501).standard_normal(1_000_003).astype(np.float32)
+
+
+def draw(noise: np.ndarray, name: str, count: int) -> np.ndarray:
+    start = zlib.crc32(name.encode()) % len(noise)
+    return np.take(noise, np.arange(start, start + count), mode="wrap")
+
+
+def weight(noise: np.ndarray, key: str, shape: tuple[int, ...], dtype: str) -> Tensor:
+    """Weights that keep activations in bounds: 1 over the root of the fan, norms around 1."""
+    if dtype != "float32":
+        return torch.zeros(shape, dtype=torch.int64)
+    values = draw(noise, key, int(np.prod(shape, dtype=np.int64))).reshape(shape)
+    if key.endswith("running_var"):
+        values = 0.5 + np.abs(values)
+    elif len(shape) == 1 and key.endswith("weight"):
+        values = 1 + 0.1 * values
+    elif len(shape) == 1 or key.endswith("bias"):
+        values = 0.1 * values
+    elif "init_" in key:
+        values = values * 0.5
+    else:
+        values = values / np.float32(np.sqrt(np.prod(shape[1:], dtype=np.int64)))
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def shapes_only(layout: Layout) -> dict[str, Tensor]:
+    return {key: torch.empty(shape, device="meta") for key, shape, _ in layout}
+
+
+def look(tensors: dict[str, Tensor], model: str | None = None) -> weights.Recognised:
+    return recognise_tensors(File(tensors, "test", "", {}), Path("a.pth"), model=model)
+
+
+def empty(layout: Layout) -> dict[str, Tensor]:
+    """Tensors of the right shape that take next to no room in a file."""
+    return {key: torch.zeros(()).expand(shape) for key, shape, _ in layout}
+
+
+@pytest.mark.parametrize("model", KNOWN)
+def test_every_published_checkpoint_is_recognised_and_every_key_accounted_for(
+    layouts: dict[str, Layout], model: str
+) -> None:
+    found = look(shapes_only(layouts[model]))
+    assert (found.algorithm, found.backbone) == KNOWN[model]
+    assert found.complete, [row for row in found.rows if row.wrong]
+    assert found.image_size == (256 if found.algorithm.startswith("cliff") else 224)
+    of_file = [name for row in found.rows if row.status != "missing" for name in row.names]
+    assert sorted(of_file) == sorted(key for key, _, _ in layouts[model])
+    left = {name for row in found.rows if row.status == "left out" for name in row.names}
+    assert all(
+        name.endswith("relative_position_index") or name.startswith("backbone.final_layer.")
+        for name in left
+    )
+    with torch.device("meta"):
+        network = Backbone(found.backbone).network.state_dict()
+    taken = {name.removeprefix("backbone.network.") for name in found.tensors}
+    assert {name for name in taken if not name.startswith("head.")} == set(network)
+
+
+@pytest.mark.parametrize("model", UNKNOWN)
+def test_other_files_are_refused_with_all_their_keys_in_the_table(
+    layouts: dict[str, Layout], model: str
+) -> None:
+    found = look(shapes_only(layouts[model]))
+    assert not found.complete
+    listed = [
+        name.split(":")[0] for row in found.rows if row.status != "missing" for name in row.names
+    ]
+    assert sorted(listed) == sorted(key for key, _, _ in layouts[model])
+
+
+@pytest.mark.parametrize(
+    "model", [m if m == "spin_hmr" else pytest.param(m, marks=pytest.mark.slow) for m in COMPARED]
+)
+def test_an_imported_network_predicts_what_the_published_code_predicts(
+    layouts: dict[str, Layout], noise: np.ndarray, tmp_path: Path, model: str
+) -> None:
+    state = {key: weight(noise, key, shape, dtype) for key, shape, dtype in layouts[model]}
+    for key in state:
+        if key.endswith("num_batches_tracked"):
+            state[key] = torch.tensor(7)
+    torch.save({"meta": {"epoch": 1}, "state_dict": state}, tmp_path / "a.pth")
+    write(recognise(tmp_path / "a.pth"), tmp_path / "a.safetensors")
+    (tmp_path / "a.pth").unlink()
+    network, recipe = checkpoints.load_network(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").unlink()
+    assert (recipe.algorithm, recipe.backbone) == KNOWN[model]
+    box = torch.tensor([[0.31, -0.42, 1.7]])
+    height, width = (256, 192) if recipe.algorithm.startswith("cliff") else (224, 224)
+    pixels = draw(noise, "picture", 3 * height * width).reshape(1, 3, height, width)
+    with torch.no_grad():
+        features = network.backbone(torch.from_numpy(pixels))
+        told = (features, box) if recipe.algorithm.startswith("cliff") else (features,)
+        pose, betas, camera = network.head(*told)
+    expected = np.load(REFERENCES / "networks.npz")
+    found = {
+        "pose": rotation6d_to_matrix(pose.view(-1, 24, 6))[0],
+        "shape": betas[0],
+        "cam": camera[0],
+    }
+    for name, value in found.items():
+        wanted = expected[f"{model}/{name}"]
+        np.testing.assert_allclose(
+            value.numpy(), wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max(), err_msg=name
+        )
+
+
+def test_wrappers_and_prefixes_are_taken_off(layouts: dict[str, Layout], tmp_path: Path) -> None:
+    state = empty(layouts["spin_hmr"])
+    wrapped = {
+        "plain": state,
+        "ddp": {"model": {f"module.{k}": v for k, v in state.items()}, "epoch": 3},
+        "compiled": {"net": {f"_orig_mod.{k}": v for k, v in state.items()}},
+        "lightning": {
+            "state_dict": {
+                **{f"model.{k}": v for k, v in state.items()},
+                "smpl.v_template": torch.zeros(1).expand(6890, 3),
+            }
+        },
+        "parameters": {"state_dict": {k: torch.nn.Parameter(v) for k, v in state.items()}},
+    }
+    for name, content in wrapped.items():
+        torch.save(content, tmp_path / name)
+        found = recognise(tmp_path / name)
+        assert (found.algorithm, found.complete, found.reader) == ("spin", True, "weights_only")
+    assert found.wrapper == "state_dict"
+    assert recognise(tmp_path / "ddp").wrapper == "model / module."
+
+
+class Hostile:
+    """Runs a command when a file is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (self.command,)
+
+
+class Configuration(dict):  # type: ignore[type-arg]
+    """What training code likes to keep beside the weights."""
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_no_code_of_a_file_is_run(tmp_path: Path, old: bool) -> None:
+    mark = tmp_path / "was_here"
+    values = torch.arange(6.0).reshape(2, 3)
+    content = {
+        "hostile": Hostile(f"touch {mark}"),
+        "config": Configuration(lr=1),
+        "args": [pickle, OrderedDict(a=np.float64(3))][1:],
+        "state_dict": {"conv1.weight": values, "half": values[1].half(), "n": torch.tensor(4)},
+    }
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
+    file = read(tmp_path / "a.pth")
+    assert file.reader == "restricted"
+    assert not mark.exists()
+    torch.testing.assert_close(file.tensors["conv1.weight"], values)
+    assert file.tensors["half"].dtype == torch.float16
+    assert set(file.tensors) == {"conv1.weight", "half", "n"}
+    # The file is as dangerous as it looks.
+    torch.load(tmp_path / "a.pth", weights_only=False)
+    assert mark.exists()
+
+
+def test_what_holds_no_tensors_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("not weights")
+    torch.save({"epoch": 3, "name": "x"}, tmp_path / "empty.pth")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x08")
+    for name, hint in (("text.pth", ""), ("empty.pth", "epoch"), ("cut.safetensors", ""),
+                       ("absent.pth", "no such file")):  # fmt: skip
+        with pytest.raises(DataError, match=name) as error:
+            recognise(tmp_path / name)
+        assert hint in str(error.value)
+
+
+def test_a_partial_file_is_told_by_what_is_missing_and_what_differs(
+    layouts: dict[str, Layout],
+) -> None:
+    state = shapes_only(layouts["hmrbench_twins_svt"])
+    del state["backbone.stages.2.4.attn.proj.weight"], state["head.deccam.bias"]
+    state["backbone.norm_after_stage3.weight"] = torch.empty(7, device="meta")
+    state["backbone.surprise.weight"] = torch.empty(7, device="meta")
+    found = look(state)
+    assert not found.complete
+    wrong = {row.status: row for row in found.rows if row.wrong}
+    assert wrong["shape differs"].names == ("backbone.norm_after_stage3.weight: 7, expected 768",)
+    assert wrong["not known"].names == ("backbone.surprise.weight",)
+    missing = {n for row in found.rows if row.status == "missing" for n in row.names}
+    assert missing == {"blocks.2.4.attn.proj.weight", "head.deccam.bias"}
+    with pytest.raises(HumandataError, match="does not hold all"):
+        write(found, Path("a.safetensors"))
+
+
+def test_the_rest_of_a_network_is_left_out_with_a_reason(layouts: dict[str, Layout]) -> None:
+    layout = [*layouts["hmrbench_resnet50"], *layouts["mmhuman3d_disc"], *layouts["mmhuman3d_smpl"]]
+    found = look(shapes_only(layout))
+    assert found.complete
+    reasons = {row.why: row.count for row in found.rows if row.status == "left out"}
+    assert {word: count for why, count in reasons.items() for word in why.split(":")[:1]} == {
+        "the discriminator of HMR's prior": 60,
+        "a body model": 26,
+    }
+
+
+def test_a_trunk_may_be_taken_out_of_any_network(layouts: dict[str, Layout]) -> None:
+    found = look(shapes_only(layouts["pare_mmhuman3d"]), "hrnet_w32_hmrbench")
+    assert found.algorithm is None
+    assert {n.split(".")[0] for n in found.tensors} >= {"conv1", "stage4", "upsample_stage_4"}
+    with pytest.raises(HumandataError, match=r"no algorithm 'hrm'.*hmr, spin"):
+        look(shapes_only(layouts["spin_hmr"]), "hrm:resnet50")
+    spin = look(shapes_only(layouts["hmrbench_resnet50"]), "spin:resnet50")
+    assert (spin.algorithm, spin.complete) == ("spin", True)
+
+
+def test_pose_networks_leave_random_what_they_do_not_have(
+    layouts: dict[str, Layout], tmp_path: Path
+) -> None:
+    """mmpose and the original HRNet fuse to one scale at the end, and make 17 heatmaps."""
+    layout = [
+        (key.removeprefix("backbone."), shape, dtype)
+        for key, shape, dtype in layouts["hmrbench_hrnet"]
+        if not key.startswith(("head.", "backbone.upsample", "backbone.final_layer"))
+        and not key.startswith(tuple(f"backbone.stage4.2.fuse_layers.{n}" for n in (1, 2, 3)))
+    ]
+    layout.append(("final_layer.weight", (17, 32, 1, 1), "float32"))
+    found = look(shapes_only(layout))
+    assert (found.algorithm, found.backbone) == (None, "hrnet_w32_hmrbench")
+    assert found.complete
+    random = [row for row in found.rows if "stays random" in row.why]
+    assert {name.split(".")[0] for name in random[0].names} == {
+        "stage4", "upsample_stage_2", "upsample_stage_3", "upsample_stage_4",
+    }  # fmt: skip
+    # The same holds where the file is given as it is.
+    torch.save(empty(layout), tmp_path / "pose.pth")
+    backbone = Backbone("hrnet_w32_hmrbench")
+    before = backbone.network.upsample_stage_3[5].weight.clone()
+    load_backbone_weights(backbone, tmp_path / "pose.pth")
+    assert not backbone.network.stage3[0].branches[0][0].conv1.weight.any()
+    assert torch.equal(backbone.network.upsample_stage_3[5].weight, before)
+    with pytest.raises(DataError, match=r"incre_modules.*are missing"):
+        load_backbone_weights(Backbone("hrnet_w32"), tmp_path / "pose.pth")
+
+
+def test_torchvisions_resnet_gives_its_own_features(tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18(weights=None).eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    found = recognise(tmp_path / "resnet18.pth")
+    assert (found.backbone, found.complete) == ("resnet18", True)
+    write(found, tmp_path / "w.safetensors")
+    backbone = Backbone("resnet18", image_size=64).eval()
+    load_backbone_weights(backbone, tmp_path / "w.safetensors")
+    theirs.fc = torch.nn.Identity()
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(pixels), theirs(pixels))
+
+
+def test_swin_as_microsoft_publishes_it_has_its_merging_at_the_end_of_a_stage() -> None:
+    from timm.models.swin_transformer import checkpoint_filter_fn
+
+    with torch.device("meta"):
+        network = Backbone("swin_tiny_patch4_window7_224").network
+    official = {
+        key.replace("layers.1.down", "layers.0.down")
+        .replace("layers.2.down", "layers.1.down")
+        .replace("layers.3.down", "layers.2.down"): tensor
+        for key, tensor in network.state_dict().items()
+    }
+    official["head.weight"] = torch.empty(1000, 768, device="meta")
+    mapped, origin = to_timm(official)
+    theirs = checkpoint_filter_fn(dict(official), network)
+    assert set(mapped) - {"head.weight"} == {k for k in theirs if not k.startswith("head")}
+    assert origin["layers.1.downsample.reduction.weight"] == "layers.0.downsample.reduction.weight"
+    found = look(official)
+    assert (found.backbone, found.complete) == ("swin_tiny_patch4_window7_224", True)
+
+
+def test_patch_merging_is_reordered_from_unfolding_to_joining() -> None:
+    """mmcls unfolds 2 x 2 patches, timm joins four maps: both applied to the same maps."""
+    torch.manual_seed(1)
+    maps, weight = torch.randn(1, 5, 4, 6), torch.randn(7, 20)
+    unfolded = torch.nn.functional.unfold(maps, 2, stride=2)
+    expected = weight @ unfolded[0]
+    x = maps.permute(0, 2, 3, 1)
+    joined = torch.cat(
+        [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1
+    )
+    found = backbone_weights._reorder_merging(weight) @ joined.reshape(-1, 20).T
+    torch.testing.assert_close(found, expected)
+
+
+def test_timms_own_files_are_known_by_their_names() -> None:
+    for name in ("vit_base_patch16_224", "tf_efficientnet_b5", "twins_svt_base",
+                 "twins_pcpvt_base", "resnet34"):  # fmt: skip
+        with torch.device("meta"):
+            state = Backbone(name).network.state_dict()
+        found = look({**state, "head.weight": torch.empty(1000, 768, device="meta")})
+        assert (found.backbone, found.complete) == (name, True)
+
+
+def test_an_imported_network_goes_through_init_and_is_recognised_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = dataclasses.replace(recipes.hmr(), backbone="resnet18", init="none")
+    network = hmr.build(recipe, pretrained=False)
+    published = {
+        key.replace("backbone.network.", "backbone."): value
+        for key, value in network.state_dict().items()
+    }
+    torch.save({"state_dict": published}, tmp_path / "a.pth")
+    found = recognise(tmp_path / "a.pth")
+    note = write(found, tmp_path / "w.safetensors")
+    assert json.loads(note.read_text())["imported"]["sha256"] == found.sha256
+    loaded, kept = checkpoints.load_network(tmp_path / "w.safetensors")
+    assert (kept.algorithm, kept.backbone, kept.image_size) == ("hmr", "resnet18", 224)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    again = recognise(tmp_path / "w.safetensors")
+    assert (again.algorithm, again.backbone, again.complete) == ("hmr", "resnet18", True)
+    started = hmr.build(dataclasses.replace(recipe, init=str(tmp_path / "w.safetensors")))
+    assert torch.equal(
+        started.backbone.network.layer4[1].conv2.weight,
+        network.backbone.network.layer4[1].conv2.weight,
+    )
