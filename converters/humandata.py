@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from humandata import humandata_npz
+from humandata import humandata_npz, schema
 from humandata.converters.converter import Columns, DatasetInfo, Option, Unit
 from humandata.errors import DataError
 from humandata.humandata_extra import Leftovers
@@ -85,6 +85,13 @@ BODIES: dict[str, dict[str, tuple[int, ...]]] = {
     },
 }  # fmt: skip
 NEEDED = ("global_orient", "body_pose", "betas")
+HANDS = ("left_hand_pose", "right_hand_pose")
+FIT_SOURCES = schema.field("instances", "smpl/source").vocabulary
+SMPL_SOURCES = {
+    "original": "release", "eft": "eft", "cliff_annot": "cliff", "nerual_annot": "neuralannot",
+    "neural_annot": "neuralannot",
+}  # fmt: skip
+"""Words of ``misc.smpl_source`` and those of the field ``smpl/source``."""
 
 
 def find_splits(raw: Path) -> list[str]:
@@ -319,13 +326,15 @@ def _bodies(
         given = {
             name: _parameter(rest, model, name, shape)
             for name, shape in shapes.items()
-            if f"{model}.{name}" in rest
+            if f"{model}.{name}" in rest and not _is_pca(rest, model, name)
         }
         rows = len(instances["id"])
         usable = rest.flags(f"has_{model}", "has_smpl")
         for name in NEEDED:
             usable &= _finite(given.get(name), rows)
-        moved = _finite(given.get("transl"), rows)
+        # Files of this package say so where not every valid body has a translation.
+        moved = _finite(given.get("transl"), rows) & rest.flags(f"has_{model}_transl")
+        rest.forget(f"has_{model}_transl")
         for name, values in given.items():
             valid = moved if name == "transl" else _finite(values, rows)
             instances[f"{model}/{name}"] = _zero_where(~valid, values).astype(np.float32)
@@ -334,6 +343,9 @@ def _bodies(
                 instances[f"{model}/{name}"] = np.zeros((rows, *shapes[name]), np.float32)
         instances[f"{model}/valid"] = usable
         instances[f"{model}/transl_valid"] = usable & moved
+        if model == "smpl" and rest.misc("smpl_source") in SMPL_SOURCES:
+            made_by = FIT_SOURCES.index(SMPL_SOURCES[str(rest.misc("smpl_source"))])
+            instances["smpl/source"] = np.where(usable, made_by, 0).astype(np.uint8)
         flat = rest.misc("flat_hand_mean")
         if model == "smplx" and flat is not None:
             for side in ("left", "right"):
@@ -341,6 +353,21 @@ def _bodies(
     if found:
         rest.forget("has_smpl", "has_smplx")
     return found
+
+
+def _is_pca(rest: Leftovers, model: str, name: str) -> bool:
+    """Whether a hand is told in principal components, as hmr-benchmarks' PROX file does.
+
+    They are no rotations until the hand model of SMPL-X makes some of them, so they are kept aside.
+    """
+    if name not in HANDS:
+        return False
+    values = np.asarray(rest.data[model][name])
+    if values.ndim < 2 or math.prod(values.shape[1:]) >= math.prod(BODIES[model][name]):
+        return False
+    key = f"{model}.{name}"
+    rest.add(f"{model}_{name}_pca", rest.numbers_array(key).reshape(len(values), -1))
+    return True
 
 
 def _parameter(
@@ -385,7 +412,7 @@ def _genders(
         codes |= {str(n): GENDERS[word] for n, word in enumerate(meaning.split("_"))}
     gender = np.array([codes.get(word, 0) for word in words], np.uint8)
     unknown = sorted({word for word, code in zip(words, gender, strict=True) if code == 0})
-    if unknown:
+    if unknown and unknown != ["unknown"]:
         rest.left_out["meta.gender"] = f"values without a meaning: {', '.join(unknown[:5])}"
     if "agora" in hint.lower() and "smpl/valid" in instances:
         instances["gender"] = np.full(len(gender), GENDERS["neutral"], np.uint8)

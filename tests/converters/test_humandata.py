@@ -527,3 +527,34 @@ def test_whatever_a_key_holds_it_is_read_or_refused_by_name(tmp_path: Path, form
                 assert "mine_train.pkl" in str(error)  # noqa: PT017 (not every junk is refused)
             else:
                 json.dumps(columns.field_attributes, allow_nan=False)
+
+
+def test_hands_in_principal_components_are_kept_aside(tmp_path: Path) -> None:
+    """hmr-benchmarks' prox_train.npz: the hands of its SMPL-X are 12 numbers, not 15 rotations."""
+    rng = np.random.default_rng(6)
+    hands = rng.normal(size=(2, ROWS, 12))
+    data = release.values()
+    del data["smpl"]
+    data["smplx"] = {
+        "global_orient": rng.normal(size=(ROWS, 3)),
+        "body_pose": rng.normal(size=(ROWS, 21, 3)),
+        "betas": rng.normal(size=(ROWS, 10)),
+        "left_hand_pose": hands[0],
+        "right_hand_pose": hands[1],
+        "pose_embedding": rng.normal(size=(ROWS, 32)),
+    }
+    columns = read(written(tmp_path, data))
+    assert columns.instances["smplx/valid"].all()
+    assert "smplx/left_hand_pose" not in columns.instances
+    assert_allclose(columns.instances["extra/smplx_left_hand_pose_pca"], hands[0], rtol=1e-6)
+    assert_allclose(columns.instances["extra/smplx_right_hand_pose_pca"], hands[1], rtol=1e-6)
+    assert columns.instances["extra/smplx_pose_embedding"].shape == (ROWS, 32)
+
+
+@pytest.mark.parametrize(
+    ("word", "code"), [("original", 1), ("eft", 3), ("cliff_annot", 5), ("nerual_annot", 6)]
+)
+def test_the_maker_of_the_fits_is_kept(tmp_path: Path, word: str, code: int) -> None:
+    data = release.values()
+    data["misc"]["smpl_source"] = word
+    assert set(read(written(tmp_path, data)).instances["smpl/source"]) == {code}
