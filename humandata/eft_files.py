@@ -242,21 +242,19 @@ def _orthonormal(matrices: Float) -> tuple[Float, NDArray[np.bool_]]:
 
 def join(parts: list[Fits]) -> Fits:
     """Records of several files, one after another."""
-    problems, before = {}, 0
+    problems: dict[int, tuple[str, str]] = {}
+    before = 0
     for part in parts:
         problems |= {row + before: problem for row, problem in part.problems.items()}
         before += len(part)
-    arrays = {
+    values: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("record", "annotation", *SHAPES)
     }
-    lists = {
-        name: [value for part in parts for value in getattr(part, name)]
-        for name in ("file", "picture", "subject")
-    }
+    for name in ("file", "picture", "subject"):
+        values[name] = [value for part in parts for value in getattr(part, name)]
     return Fits(
-        **lists,
-        **arrays,
+        **values,
         without_keypoints=sum(part.without_keypoints for part in parts),
         problems=problems,
     )
