@@ -71,7 +71,7 @@ PICTURE_ROOTS = {
     "coco": ("coco",),
     "mpii": ("mpii",),
     "lspet": ("hr-lspet", "lspet"),
-    "posetrack": ("posetrack", "posetrack18"),
+    "posetrack": ("posetrack", "posetrack18", "posetrack3d"),
     "ochuman": ("ochuman",),
 }
 PICTURE_FOLDERS = {

@@ -8,7 +8,6 @@ that of the arrays.
 from __future__ import annotations
 
 import mmap
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from humandata import json_numbers
 from humandata.errors import DataError
 from humandata.rotations import axis_angle_to_matrix
 
@@ -174,29 +174,9 @@ def _records(file: Path) -> list[msgspec.Raw]:
     with open(file, "rb") as stream:
         # Closed when the last record is: they are views into it.
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    try:
-        return _decode(content)
-    except msgspec.ValidationError as error:
-        raise DataError(
-            file, expected="one object with the list data, as EFT publishes it", found=str(error)
-        ) from error
-    except msgspec.DecodeError as error:
-        found = str(error)
-    # Python writes NaN, which is no JSON; it makes a record unusable, not the file.
-    cleaned, count = re.subn(rb"-?\b(?:NaN|Infinity)\b", b"null", content[:])
-    try:
-        return _decode(cleaned)
-    except msgspec.DecodeError as error:
-        raise DataError(
-            file,
-            expected="complete JSON",
-            found=str(error) if count else found,
-            hint="The file is cut off or damaged: download it again",
-        ) from error
-
-
-def _decode(content: Any) -> list[msgspec.Raw]:
-    return msgspec.json.decode(content, type=_File).data
+    return json_numbers.decode(
+        content, _File, file, "one object with the list data, as EFT publishes it"
+    ).data
 
 
 def _annotation(value: int | float | str | None) -> int:

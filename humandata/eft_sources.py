@@ -184,7 +184,7 @@ def match(source: Source, pictures: Sequence[str], annotation: Int, squares: Flo
             found.verified[row], found.person[row] = BY_BOX, person
             if source.has_ids and identity < 0:
                 found.identity[row] = identities[at]
-        elif len(near) and identity < 0:
+        elif len(near) and (identity < 0 or not source.has_ids):
             said = f"none of the {len(near)} annotated people of {picture} has this box"
             found.problems[row] = ("box_differs", said)
         else:

@@ -228,6 +228,16 @@ def test_a_repeated_person_of_a_json_list_is_rejected(raw: Path) -> None:
     assert report.rejected == {"duplicate_person": 1}
 
 
+def test_a_joint_that_is_nan_in_json_rejects_its_person_only(raw: Path) -> None:
+    file = raw / "annotations/mpii_train.json"
+    content = json.loads(file.read_text())
+    content[1]["joints"][4][0] = float("nan")
+    file.write_text(json.dumps(content))
+    store, report = converted(raw, "train", form="json")
+    assert report.rejected == {"not_finite": 1}
+    assert len(store) == 3
+
+
 def test_a_person_with_a_joint_twice_is_rejected(tmp_path: Path) -> None:
     pictures = release.release()
     file = release.write_mat(tmp_path / "raw", pictures)
