@@ -250,8 +250,12 @@ def finish(
     rest: Leftovers,
     paths: Sequence[str],
     boxes: Float,
+    refused: Bool | None = None,
 ) -> Columns:
-    """Keep what nobody took, say what was lost, and leave out rows that cannot be used."""
+    """Keep what nobody took, say what was lost, and leave out rows that cannot be used.
+
+    ``refused`` rows (N,) are among ``columns.rejects`` already.
+    """
     columns.instances.update(rest.columns(columns.field_attributes))
     columns.field_attributes["source_id"] = {
         "meaning": "row of the file",
@@ -263,11 +267,15 @@ def finish(
     for name in ("keypoints2d", "keypoints3d"):
         if damaged := columns.field_attributes.get(name, {}).get("damaged_joints"):
             columns.notes.append(f"{damaged:,} joints of {name} were not finite: confidence 0")
-    return leave_out_unsound(file, columns, paths, boxes)
+    return leave_out_unsound(file, columns, paths, boxes, refused)
 
 
 def leave_out_unsound(
-    file: Path, columns: Columns, paths: Sequence[str], boxes: Float, box_key: str = "bbox_xywh"
+    file: Path,
+    columns: Columns,
+    paths: Sequence[str],
+    boxes: Float,
+    refused: Bool | None = None,
 ) -> Columns:
     """Leave out rows that cannot be used (rejects) or say nothing of a person (filtered).
 
@@ -275,17 +283,18 @@ def leave_out_unsound(
     Filtered: persons without a labelled joint or body, in files that have either.
     """
     instances, rows = columns.instances, columns.records
+    earlier = np.zeros(rows, bool) if refused is None else refused
     outside = np.array([leads_out(path) for path in paths], bool)
     finite = np.isfinite(boxes).all(axis=1)
     sized = (boxes[:, 2:4] > 0).all(axis=1) | (boxes[:, 4] == 0)
-    for row in np.flatnonzero(outside | ~finite | ~sized).tolist():
+    for row in np.flatnonzero((outside | ~finite | ~sized) & ~earlier).tolist():
         reason, detail = (
             ("picture_path", f"{paths[row]!r} is no path under the pictures")
             if outside[row]
-            else ("box_without_size", f"{box_key} is {boxes[row].tolist()}")
+            else ("box_without_size", f"bbox_xywh is {boxes[row].tolist()}")
         )
         columns.rejects.append(Reject(file.name, f"row {row}", reason, detail))
-    sound = ~outside & finite & sized
+    sound = ~outside & finite & sized & ~earlier
     labels = [
         instances[key][..., -1] > 0 for key in ("keypoints2d", "keypoints3d") if key in instances
     ]
