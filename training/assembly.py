@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -243,6 +245,44 @@ class Made:
     damaged: list[Damaged]
 
 
+def _references(arrays: list[NDArray[np.uint8]], number: int) -> int:
+    return sys.getrefcount(arrays[number])
+
+
+#: References to an array that nobody holds but its list; a matter of the Python version.
+_ALONE = _references([np.empty(1, np.uint8)], 0)
+
+
+class _Memory:
+    """Memory of crops that is used again once nobody holds it, so that no batch is overwritten.
+
+    Fresh memory costs a page fault for every 4 KB: as long as a tenth of decoding a small person.
+    A tensor made of an array, and whatever is a view of that tensor, holds on to the array, so
+    counting references tells.
+    """
+
+    #: Arrays that are kept; as many batches are seldom under way at once.
+    LIMIT = 8
+
+    def __init__(self) -> None:
+        self._kept: list[NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
+
+    def take(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """An array of this shape and of any content, which nobody else holds."""
+        with self._lock:
+            for number in range(len(self._kept)):
+                if self._kept[number].shape == shape and _references(self._kept, number) == _ALONE:
+                    return self._kept[number]
+            fresh = np.empty(shape, np.uint8)
+            self._kept = [array for array in self._kept if array.shape == shape][-self.LIMIT + 1 :]
+            self._kept.append(fresh)
+            return fresh
+
+
+_memory = _Memory()
+
+
 class Assembly:
     """One batch in the making: planned, filled with crops by any number of threads, finished.
 
@@ -284,11 +324,11 @@ class Assembly:
         self._row = draw.row.copy()
         centre, side = _by_store(draw.store, self._row, self._squares)
         self._crop = self._geometry(centre, side, slice(None))
-        # Handed out with the batch and never used again, so that no batch is ever overwritten. The
-        # page faults of fresh memory cost some 2 % of the decoding; pinned memory is torch's to
-        # reuse.
         shape = (self.count, self._size, self._size, 3)
-        self._images = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned())
+        if pinned():  # torch reuses pinned memory by itself
+            self._images = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        else:
+            self._images = torch.from_numpy(_memory.take(shape))
         self._pixels = self._images.numpy()
 
     def _squares(

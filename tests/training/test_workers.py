@@ -7,7 +7,9 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
+from humandata.training.assembly import _Memory
 from humandata.training.workers import in_order
 
 
@@ -86,3 +88,23 @@ def test_several_threads_fill_one_batch() -> None:
 
     barrier = threading.Barrier(2)
     assert list(in_order([Together(3, count=8)], 2)) == [9]
+
+
+def test_memory_of_crops_is_used_again_only_when_nobody_holds_it() -> None:
+    memory = _Memory()
+    shape = (2, 4, 4, 3)
+    held = torch.from_numpy(memory.take(shape)).permute(0, 3, 1, 2)
+    held.fill_(7)
+    place = held.data_ptr()
+    others = [memory.take(shape) for _ in range(20)]
+    for other in others:
+        other[:] = 1
+    assert (held == 7).all()
+    assert len({id(other) for other in others}) == 20
+    view = held[1]
+    del held, others, other
+    assert all(memory.take(shape).ctypes.data != place for _ in range(5))
+    assert (view == 7).all()
+    del view
+    freed = {memory.take(shape).ctypes.data for _ in range(5)}
+    assert len(freed) == 1, "what is given back at once is taken again"
