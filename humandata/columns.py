@@ -232,6 +232,8 @@ class Part:
         self.filtered: dict[str, int] = summary["filtered"]
         self.records: int = summary["records"]
         self.notes: list[str] = summary["notes"]
+        self.recode: dict[str, Array] = {}
+        """By extra field: the code in the store for each code in this part."""
 
     def names(self, table: str) -> list[str]:
         """Fields this part has in ``table``."""
@@ -251,7 +253,8 @@ class Part:
             return None
         # An empty file cannot be mapped, and a small one is read faster than mapped.
         small = file.stat().st_size < 2**20
-        return np.asarray(np.load(file, mmap_mode=None if small else "r"))
+        values = np.asarray(np.load(file, mmap_mode=None if small else "r"))
+        return self.recode[name][values] if name in self.recode else values
 
     def strings(self, table: str, name: str) -> list[str]:
         blob = self.array(table, f"{name}_bytes")
@@ -289,6 +292,9 @@ class Part:
 def merged_attributes(parts: list[Part]) -> dict[str, dict[str, Any]]:
     """Attributes of all parts' fields.
 
+    Vocabularies of extra fields may differ, for parts find different words: the store has the
+    words of all, and from here on the parts give their codes among these.
+
     Raises
     ------
     HumandataError
@@ -298,6 +304,10 @@ def merged_attributes(parts: list[Part]) -> dict[str, dict[str, Any]]:
     for part in parts:
         for name, attributes in part.field_attributes.items():
             known: Mapping[str, Any] = merged.setdefault(name, {})
+            if name.startswith("extra/") and "vocabulary" in known and "vocabulary" in attributes:
+                words = _join_words(part, name, known["vocabulary"], attributes["vocabulary"])
+                merged[name]["vocabulary"] = words
+                attributes = {**attributes, "vocabulary": words}
             for key, value in attributes.items():
                 if key in known and known[key] != value:
                     raise HumandataError(
@@ -305,3 +315,16 @@ def merged_attributes(parts: list[Part]) -> dict[str, dict[str, Any]]:
                     )
             merged[name].update(attributes)
     return merged
+
+
+def _join_words(part: Part, name: str, known: list[str], own: list[str]) -> list[str]:
+    """The vocabulary of the parts so far with the words of one more, whose codes change to it."""
+    words = list(dict.fromkeys([*known, *own]))
+    if words[: len(own)] == own:
+        return words
+    columns = (part.array(table, name) for table in schema.TABLES)
+    dtype = next((column.dtype for column in columns if column is not None), np.dtype(np.uint8))
+    if len(words) > int(np.iinfo(dtype).max) + 1:
+        raise HumandataError(f"{name}: {len(words)} words do not fit into codes of {dtype}")
+    part.recode[name] = np.array([words.index(word) for word in own], dtype)
+    return words
