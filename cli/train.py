@@ -48,8 +48,12 @@ import click
     type=click.Path(path_type=Path),
     help="A recipe in JSON, such as the recipe.json of another run; flags go before it.",
 )
-@click.option("--algorithm", help="hmr (default).")
-@click.option("--backbone", help="Any timm network by name (default resnet50).")
+@click.option("--algorithm", help="hmr (default), spin, cliff or cliff_original.")
+@click.option(
+    "--backbone",
+    help="Any timm network by name (default resnet50), or one as hmr-benchmarks has it, such as "
+    "hrnet_w32_hmrbench.",
+)
 @click.option(
     "--init",
     metavar="imagenet|none|FILE",

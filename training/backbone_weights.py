@@ -101,10 +101,15 @@ def read(path: Path) -> File:
 def _load(path: Path) -> tuple[Any, str]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True), "weights_only"
-    except pickle.UnpicklingError:
+    except (pickle.UnpicklingError, UnicodeDecodeError):
         # The module is torch's way to choose an unpickler; `weights_only` is about its default one.
+        # Python 2 wrote arrays as text, which only Latin 1 can hold; names are ASCII.
         content = torch.load(
-            path, map_location="cpu", weights_only=False, pickle_module=_restricted_pickle()
+            path,
+            map_location="cpu",
+            weights_only=False,
+            pickle_module=_restricted_pickle(),
+            encoding="latin1",
         )
         return content, "restricted"
 

@@ -22,6 +22,13 @@ POSE, SHAPE, CAMERA = 144, 10, 3
 BOX = 3
 """Numbers about the box that CLIFF puts between the features and the pose."""
 
+HEAD = (
+    *("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"),
+    *("decpose.weight", "decpose.bias", "decshape.weight", "decshape.bias"),
+    *("deccam.weight", "deccam.bias", "init_pose", "init_shape", "init_cam"),
+)
+"""Names of the regressor's tensors in all published checkpoints."""
+
 
 @dataclass(frozen=True)
 class Defaults:

@@ -39,15 +39,8 @@ from humandata.training.backbone_weights import (
     to_timm,
 )
 from humandata.training.backbones import Backbone
-from humandata.training.heads import BOX, CAMERA, POSE, SHAPE
+from humandata.training.heads import BOX, CAMERA, HEAD, POSE, SHAPE
 from humandata.training.recipes import Recipe
-
-HEAD = (
-    *("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"),
-    *("decpose.weight", "decpose.bias", "decshape.weight", "decshape.bias"),
-    *("deccam.weight", "deccam.bias", "init_pose", "init_shape", "init_cam"),
-)
-"""Names of the regressor's tensors in all published checkpoints."""
 
 ALGORITHMS = ("hmr", "spin", "cliff", "cliff_original")
 
@@ -157,7 +150,8 @@ _DROPPED = (
      r"|head\.(layers\.head|fc)\.", "a classifier"),
     (r".*(relative_position_index|relative_coords_table|attn_mask)$",
      "an index that the network works out itself"),
-    (r"(keypoint_head|decode_head|neck|loss\w*|criterion)\.", "not part of a backbone"),
+    (r"(keypoint_head|decode_head|deconv_layers|neck|loss\w*|criterion)\.",
+     "not part of a backbone"),
 )  # fmt: skip
 _UNUSED = (
     (r"final_layer\.(weight|bias)$", "heatmaps of joints: in the file, never used"),

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_store import write_tiny_store
 
+import humandata
 from humandata import cameras, geometry
 from humandata.bodymodel import body_model
 from humandata.errors import HumandataError
-from humandata.training import recipes
+from humandata.training import checkpoints, engine, predictions, recipes
 from humandata.training.algorithms import cliff, cliff_original
-from humandata.training.batches import Batch
+from humandata.training.augment import prepare
+from humandata.training.batches import Batch, evaluation_batches
 from humandata.training.engine import training_body
 from humandata.training.heads import BOX, HMRHead
+from humandata.training.protocols import GENERIC
+from humandata.training.recipes import Source
 from humandata.training.smpl import SMPL, axis_angle_to_matrix
 
 SMALL = dataclasses.replace(
@@ -198,3 +204,40 @@ def test_gradients_reach_every_trained_parameter(
     torch.stack(list(terms.values())).sum().backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None]
     assert idle == []
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_store(tmp_path_factory.mktemp("stores") / "tiny", 6)
+
+
+def test_training_cuts_what_mmhuman3d_cuts(store: Path) -> None:
+    """Its crop is as wide as the box and 4/3 of that high; the square is as high."""
+    opened = humandata.open(store)
+    boxes = np.asarray(opened.instances["bbox_xywh"])[:, 2:4].max(axis=1)
+    mixed = dataclasses.replace(SMALL, mix=(Source(str(store)),), batch_size=6)
+    for algorithm, factor in (("cliff", 4 / 3), ("cliff_original", 1.0), ("hmr", 1.0)):
+        mix = engine.make_mix(dataclasses.replace(mixed, algorithm=algorithm), [(opened, 1.0)])
+        _, side = mix.annotations[0].squares(np.arange(6))
+        np.testing.assert_allclose(side, boxes * factor, rtol=1e-5)
+
+
+def test_a_run_is_trained_and_its_checkpoint_predicts_from_its_own_squares(
+    store: Path, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(
+        SMALL, mix=(Source(str(store)),), batch_size=4, steps=2, vertices_weight=0.0, workers=0
+    )
+    run = engine.train(recipe, tmp_path / "run", quiet=True)
+    opened, rows = humandata.open(store), np.arange(6)
+    found = predictions.predict(run, opened, rows, GENERIC, device="cpu")
+    network, _ = checkpoints.load_network(run)
+    boxes = np.asarray(opened.instances["bbox_xywh"], np.float64)
+    side = boxes[:, 2:4].max(axis=1, keepdims=True) * 4 / 3
+    squares = np.hstack([boxes[:, :2] + boxes[:, 2:4] / 2 - side / 2, side, side])
+    batch = next(iter(evaluation_batches(opened, rows, 6, 64, 0, squares)))
+    with torch.no_grad():
+        expected = network(prepare(batch))
+    assert found.camera is not None
+    np.testing.assert_allclose(found.camera, expected.camera.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.betas, expected.betas.numpy(), atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +48,21 @@ def test_the_camera_is_kept_positive_by_a_prior_of_weight_sixty() -> None:
     expected = 60 * np.mean(np.exp(-10 * np.array([0.05, -0.1, 0.9])) ** 2)
     assert terms.pop("camera").item() == pytest.approx(expected, rel=1e-5)
     assert terms == without
+
+
+def test_it_starts_from_a_whole_hmr_where_it_is_given_one(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    whole = hmr.build(SMALL)
+    torch.save({"state_dict": whole.state_dict()}, tmp_path / "hmr.pth")
+    started = spin.build(dataclasses.replace(SMALL, init=str(tmp_path / "hmr.pth")))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(started.state_dict()[name], tensor), name
+    # A backbone alone leaves the regressor as new.
+    torch.save(whole.backbone.network.state_dict(), tmp_path / "trunk.pth")
+    started = spin.build(dataclasses.replace(SMALL, init=str(tmp_path / "trunk.pth")))
+    assert not torch.equal(started.head.fc1.weight, whole.head.fc1.weight)
+    stem = next(iter(whole.backbone.state_dict()))
+    assert torch.equal(started.backbone.state_dict()[stem], whole.backbone.state_dict()[stem])
 
 
 def test_it_is_the_network_of_hmr() -> None:

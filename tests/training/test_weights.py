@@ -242,6 +242,20 @@ def test_no_code_of_a_file_is_run(tmp_path: Path, old: bool) -> None:
     assert mark.exists()
 
 
+def test_files_of_python_2_are_read(tmp_path: Path) -> None:
+    """SPIN's checkpoint is one: arrays beside the weights are text of arbitrary bytes there."""
+    values = torch.arange(4.0)
+    content = {"model": {"conv1.weight": values}, "perm": Hostile("PLACEHOLDER")}
+    torch.save(content, tmp_path / "new.pth", _use_new_zipfile_serialization=False)
+    text, other = b"X\x0b\x00\x00\x00PLACEHOLDER", b"T\x0b\x00\x00\x00\xff\xfe\x80LDER1234"
+    raw = (tmp_path / "new.pth").read_bytes()
+    assert text in raw
+    (tmp_path / "old.pth").write_bytes(raw.replace(text, other))
+    file = read(tmp_path / "old.pth")
+    assert file.reader == "restricted"
+    torch.testing.assert_close(file.tensors["conv1.weight"], values)
+
+
 def test_what_holds_no_tensors_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("not weights")
     torch.save({"epoch": 3, "name": "x"}, tmp_path / "empty.pth")
@@ -319,6 +333,22 @@ def test_pose_networks_leave_random_what_they_do_not_have(
     assert torch.equal(backbone.network.upsample_stage_3[5].weight, before)
     with pytest.raises(DataError, match=r"incre_modules.*are missing"):
         load_backbone_weights(Backbone("hrnet_w32"), tmp_path / "pose.pth")
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_pose_resnet_is_its_backbone(layouts: dict[str, Layout], prefix: str) -> None:
+    state = {
+        prefix + key.removeprefix("backbone."): tensor
+        for key, tensor in shapes_only(layouts["hmrbench_resnet50"]).items()
+        if not key.startswith("head.")
+    }
+    top = "keypoint_head." if prefix else ""
+    state |= {
+        f"{top}deconv_layers.0.weight": torch.empty(2048, 256, 4, 4, device="meta"),
+        f"{top}final_layer.bias": torch.empty(16, device="meta"),
+    }
+    found = look(state)
+    assert (found.algorithm, found.backbone, found.complete) == (None, "resnet50", True)
 
 
 def test_torchvisions_resnet_gives_its_own_features(tmp_path: Path) -> None:

@@ -220,10 +220,9 @@ def loss(
     dict of str to scalar Tensor
         As `humandata.training.algorithms.hmr.loss`.
     """
-    terms = hmr.loss(batch, prediction, body, dataclasses.replace(recipe, keypoints2d_weight=0.0))
-    if recipe.keypoints2d_weight:
-        joints = body(prediction.pose, prediction.betas).joints
-        place = place_of(batch, form)
+    place = place_of(batch, form)
+
+    def keypoints2d(joints: Tensor) -> Tensor:
         pixels = perspective_projection(
             joints, prediction.full_translation, prediction.focal, place.middle
         )
@@ -232,12 +231,9 @@ def loss(
         crop[:, 0, 0] = crop[:, 1, 1] = scale
         crop[:, :, 2] = batch.size / 2 - scale[:, None] * place.centre
         # The reference's 224 belongs to a crop 256 pixels high.
-        value = losses.cliff_keypoints2d_loss(
-            pixels,
-            crop,
-            batch.keypoints2d,
-            recipe.loss,
-            image_size=round(batch.size * 224 / 256),
+        size = round(batch.size * 224 / 256)
+        return losses.cliff_keypoints2d_loss(
+            pixels, crop, batch.keypoints2d, recipe.loss, image_size=size
         )
-        terms["keypoints2d"] = recipe.keypoints2d_weight * value
-    return terms
+
+    return hmr.terms(batch, prediction, body, recipe, keypoints2d)

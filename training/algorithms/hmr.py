@@ -8,6 +8,7 @@ between the fully connected layers, three iterations of which the last is superv
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from humandata.training.smpl import SMPL, axis_angle_to_matrix, rotation6d_to_ma
 FOCAL_LENGTH = 5000.0
 """Focal length, in pixels of the crop, of the camera that projects the body into the crop."""
 
-__all__ = ["FOCAL_LENGTH", "HMR", "HMRHead", "Prediction", "build", "loss", "project"]
+__all__ = ["FOCAL_LENGTH", "HMR", "HMRHead", "Prediction", "build", "loss", "project", "terms"]
 
 
 @dataclass(frozen=True)
@@ -125,30 +126,44 @@ def loss(batch: Batch, prediction: Prediction, body: SMPL, recipe: Recipe) -> di
     dict of str to scalar Tensor
         ``keypoints3d``, ``keypoints2d``, ``vertices``, ``pose``, ``betas``.
     """
+
+    def keypoints2d(joints: Tensor) -> Tensor:
+        projected = project(joints, prediction.translation(batch.size))
+        return losses.keypoints2d_loss(projected, batch.keypoints2d, batch.size, recipe.loss)
+
+    return terms(batch, prediction, body, recipe, keypoints2d)
+
+
+def terms(
+    batch: Batch,
+    prediction: Prediction,
+    body: SMPL,
+    recipe: Recipe,
+    keypoints2d: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """What `loss` gives, with the term of 2D keypoints by a function of the joints (B, 54, 3)."""
     form, has_smpl = recipe.loss, batch.has_smpl
     vertices, joints = body(prediction.pose, prediction.betas)
-    projected = project(joints, prediction.translation(batch.size))
     target_pose = axis_angle_to_matrix(batch.pose)
     # HMR's base losses measure vertices by L1 where keypoints take smooth-L1, and pose and betas
     # squared.
     vertices_form: losses.Form = "mse" if form == "mse" else "l1"
     body_form: losses.Form = "l1" if form == "l1" else "mse"
-    terms: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
     if recipe.keypoints3d_weight:
         value = losses.keypoints3d_loss(joints, batch.keypoints3d, form)
-        terms["keypoints3d"] = recipe.keypoints3d_weight * value
+        found["keypoints3d"] = recipe.keypoints3d_weight * value
     if recipe.keypoints2d_weight:
-        value = losses.keypoints2d_loss(projected, batch.keypoints2d, batch.size, form)
-        terms["keypoints2d"] = recipe.keypoints2d_weight * value
+        found["keypoints2d"] = recipe.keypoints2d_weight * keypoints2d(joints)
     if recipe.vertices_weight:
         with torch.no_grad():
             target, _ = body(target_pose, batch.betas)
         value = losses.vertices_loss(vertices, target, has_smpl, vertices_form)
-        terms["vertices"] = recipe.vertices_weight * value
+        found["vertices"] = recipe.vertices_weight * value
     if recipe.pose_weight:
         value = losses.pose_loss(prediction.pose, target_pose, has_smpl, body_form)
-        terms["pose"] = recipe.pose_weight * value
+        found["pose"] = recipe.pose_weight * value
     if recipe.betas_weight:
         value = losses.betas_loss(prediction.betas, batch.betas, has_smpl, body_form)
-        terms["betas"] = recipe.betas_weight * value
-    return terms
+        found["betas"] = recipe.betas_weight * value
+    return found

@@ -11,16 +11,35 @@ they are: the static fits that SPIN starts from, or whatever else the store hold
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
 from humandata.training import losses
 from humandata.training.algorithms import hmr
-from humandata.training.algorithms.hmr import HMR, Prediction, build
+from humandata.training.algorithms.hmr import HMR, Prediction
+from humandata.training.backbone_weights import read
 from humandata.training.batches import Batch
+from humandata.training.heads import HEAD
 from humandata.training.recipes import Recipe
 from humandata.training.smpl import SMPL
 
 __all__ = ["HMR", "Prediction", "build", "loss"]
+
+
+def build(recipe: Recipe, pretrained: bool = True) -> HMR:
+    """The network of a recipe, initialised as ``recipe.init`` says.
+
+    A file of a whole network (an HMR, as mmhuman3d starts from) initialises the regressor too.
+    """
+    network = hmr.build(recipe, pretrained)
+    if pretrained and recipe.init not in ("imagenet", "none"):
+        tensors = read(Path(recipe.init)).tensors
+        head = {key: tensors.get(f"head.{key}", tensors.get(key)) for key in HEAD}
+        own = network.head.state_dict()
+        if all(value is not None and value.shape == own[key].shape for key, value in head.items()):
+            network.head.load_state_dict(head)
+    return network
 
 
 def loss(batch: Batch, prediction: Prediction, body: SMPL, recipe: Recipe) -> dict[str, Tensor]:
