@@ -20,6 +20,7 @@ from humandata.columns import Reject, flush_file
 from humandata.cropping import Crops
 from humandata.packs import Crop, Encoded
 from humandata.pictures import DamagedPicture, decode, probe
+from humandata.tar_files import read_file
 from humandata.videos import read_frames
 from humandata.zarr_files import MAX_BLOB_CHUNK, Array, crc32c, write_array
 
@@ -88,7 +89,7 @@ def read_pictures(
             yield from read_frames(root, [video], [frame], tiled)
             continue
         try:
-            yield (root / name).read_bytes()
+            yield read_file(root / name)
         except OSError as error:
             yield error
 

@@ -282,7 +282,7 @@ def leave_out_unsound(
     Rejected: a path that leads out of the pictures, a box that is not finite or has no size.
     Filtered: persons without a labelled joint or body, in files that have either.
     """
-    instances, rows = columns.instances, columns.records
+    instances, rows = columns.instances, len(paths)
     earlier = np.zeros(rows, bool) if refused is None else refused
     outside = np.array([leads_out(path) for path in paths], bool)
     finite = np.isfinite(boxes).all(axis=1)
