@@ -85,7 +85,7 @@ def _print(found: Recognised) -> None:
             click.echo("no network that is known here; --as MODEL compares with one")
         else:
             click.echo(
-                f"this is not all of {found.description}; --as BACKBONE takes the backbone alone"
+                f"a network needs all its tensors; --as {found.backbone} takes the backbone alone"
             )
     elif found.algorithm is None:
         click.echo(f"for: humandata train --backbone {found.backbone} --init FILE.safetensors")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -361,6 +361,59 @@ _RENAME: Mapping[str, Rename] = {
     "mmcls_twins": _twins,
     "swin_official": _swin_official,
 }
+
+_RESNETS = {
+    (3, 4, 6, 3): ("resnet34", "resnet50"),
+    (2, 2, 2, 2): ("resnet18", ""),
+    (3, 4, 23, 3): ("", "resnet101"),
+    (3, 8, 36, 3): ("", "resnet152"),
+}
+
+
+def backbone_of(names: Tensors) -> str | None:
+    """timm's name of the network that tensors (under timm's names) belong to."""
+    branch = names.get("stage2.0.branches.0.0.conv1.weight")
+    if branch is not None:
+        return f"hrnet_w{branch.shape[0]}"
+    if "layer1.0.conv1.weight" in names and "layer4.0.conv1.weight" in names:
+        return _resnet_of(names)
+    patches = names.get("patch_embed.proj.weight")
+    if patches is not None and "cls_token" in names and _blocks(names, "blocks") == 12:
+        known = {"768 x 3 x 16 x 16": "vit_base", "384 x 3 x 16 x 16": "vit_small"}
+        size = known.get(" x ".join(map(str, patches.shape)))
+        return f"{size}_patch16_224" if size else None
+    if patches is not None and tuple(patches.shape) == (96, 3, 4, 4):
+        return "swin_tiny_patch4_window7_224" if _blocks(names, "layers.2.blocks") == 6 else None
+    position = names.get("pos_block.0.proj.0.weight")
+    if position is not None:
+        known_twins = {
+            (64, 18): "twins_pcpvt_base", (96, 18): "twins_svt_base",
+            (64, 6): "twins_pcpvt_small", (64, 10): "twins_svt_small",
+            (64, 27): "twins_pcpvt_large", (128, 18): "twins_svt_large",
+        }  # fmt: skip
+        return known_twins.get((position.shape[0], _blocks(names, "blocks.2")))
+    stem, top = names.get("conv_stem.weight"), names.get("conv_head.weight")
+    if stem is not None and top is not None and (len(stem), len(top)) == (48, 2048):
+        return "tf_efficientnet_b5"
+    return None
+
+
+def _resnet_of(names: Tensors) -> str | None:
+    counts = tuple(_blocks(names, f"layer{number}") for number in (1, 2, 3, 4))
+    if counts not in _RESNETS:
+        return None
+    name = _RESNETS[counts]["layer1.0.conv3.weight" in names]
+    inner, per_group = names["layer1.0.conv2.weight"].shape[:2]
+    groups = {(64, 64): "", (256, 8): "32x8d", (128, 4): "32x4d"}.get((inner, per_group))
+    if groups is None or not name:
+        return None
+    return f"resnext{name.removeprefix('resnet')}_{groups}" if groups else name
+
+
+def _blocks(names: Iterable[str], prefix: str) -> int:
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    return 1 + max((int(m[1]) for name in names if (m := pattern.match(name))), default=-1)
+
 
 STAYS_RANDOM = re.compile(
     r"upsample_stage_\d\.|stage4\.2\.fuse_layers\.[123]\.|norm[0-2]\.(?:weight|bias)$"

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import humandata
-from humandata.errors import DataError, HumandataError
+from humandata.errors import HumandataError
 from humandata.training import recipes
 from humandata.training.backbone_variants import SUFFIX, VARIANTS
 from humandata.training.backbone_weights import (
@@ -34,6 +34,7 @@ from humandata.training.backbone_weights import (
     TRUNKS,
     File,
     Tensors,
+    backbone_of,
     family,
     read,
     to_timm,
@@ -41,6 +42,8 @@ from humandata.training.backbone_weights import (
 from humandata.training.backbones import Backbone
 from humandata.training.heads import BOX, CAMERA, HEAD, POSE, SHAPE
 from humandata.training.recipes import Recipe
+
+ALONE = "only the backbone was asked for"
 
 ALGORITHMS = ("hmr", "spin", "cliff", "cliff_original")
 
@@ -193,7 +196,7 @@ def recognise_tensors(
     origin = {name: trunk[key][1] for name, key in origin.items()}
     mmcls = family(trunk).startswith("mmcls")
 
-    backbone = wanted_backbone or (own.backbone if own else None) or _backbone_of(names)
+    backbone = wanted_backbone or (own.backbone if own else None) or backbone_of(names)
     if backbone is not None and wanted_backbone is None and own is None:
         extended = any(STAYS_RANDOM.match(name) for name in names if "stage4" not in name)
         pose = backbone == "hrnet_w32" and not any(n.startswith("incre_modules") for n in names)
@@ -206,7 +209,8 @@ def recognise_tensors(
         )  # fmt: skip
 
     network, channels = _fresh(backbone)
-    rows = [*_dropped(rest)]
+    alone = wanted_backbone is not None and wanted_algorithm is None
+    rows = [*_dropped(rest, alone)]
     taken = _match(names, origin, network, rows, whole=bool(head))
     algorithm = wanted_algorithm or (own.algorithm if own else None)
     if (head and model is None) or wanted_algorithm:
@@ -217,7 +221,7 @@ def recognise_tensors(
         algorithm, tensors = None, taken
         if head:
             rows.append(
-                Row("left out", "regressor", len(head), "only the backbone was asked for",
+                Row("left out", "regressor", len(head), ALONE,
                     tuple(shown for _, shown in head.values()))
             )  # fmt: skip
     size = own.image_size if own else 256 if (algorithm or "").startswith("cliff") else 224
@@ -225,6 +229,8 @@ def recognise_tensors(
     if algorithm:
         described = described.replace("CLIFF_ORIGINAL", "CLIFF (original)")
         described += f", {_style(prefixed, file, mmcls)}"
+    if any(row.wrong for row in rows):
+        described = f"parts of {described}"
     order = {"taken": 0, "left out": 1, "shape differs": 2, "missing": 3, "not known": 4}
     rows.sort(key=lambda row: (order[row.status], row.wrong))
     return Recognised(
@@ -319,14 +325,14 @@ def _parts(tensors: Tensors) -> tuple[Named, Named, Tensors, bool]:
     return head, trunk, rest, any(key.startswith("head.") for _, key in head.values())
 
 
-def _dropped(rest: Tensors) -> Iterable[Row]:
+def _dropped(rest: Tensors, alone: bool) -> Iterable[Row]:
     groups: dict[str, list[str]] = {}
     for key in rest:
         why = next((why for pattern, why in _DROPPED if re.match(pattern, key)), "")
         groups.setdefault(why, []).append(key)
     for why, keys in groups.items():
-        if why:
-            yield _row("left out", keys, why)
+        if why or alone:
+            yield _row("left out", keys, why or ALONE)
         else:
             for part, some in _grouped(keys).items():
                 yield Row("not known", part, len(some), "no part of a network that is here",
@@ -372,7 +378,16 @@ def _match(
         taken[name] = torch.zeros((), dtype=torch.int64)
     known = {*counters, *random, *index}
     for part, some in _grouped([name for name in absent if name not in known]).items():
-        rows.append(Row("missing", part, len(some), "the file does not hold it", tuple(some), True))
+        rows.append(
+            Row(
+                "missing",
+                part,
+                len(some),
+                "not in the file (names as they are here)",
+                tuple(some),
+                True,
+            )
+        )
     return taken
 
 
@@ -403,7 +418,7 @@ def _match_head(head: Named, channels: int, algorithm: str, rows: list[Row]) -> 
         rows.append(_row("shape differs", differ, why, wrong=True))
     absent = [f"head.{name}" for name in HEAD if name not in head]
     if absent:
-        rows.append(_row("missing", absent, "the file does not hold it", wrong=True))
+        rows.append(_row("missing", absent, "not in the file (names as they are here)", wrong=True))
     return taken
 
 
@@ -423,59 +438,6 @@ def _style(prefixed: bool, file: File, mmcls: bool) -> str:
     if any(key.startswith("encoder.") for key in file.tensors):
         return "as its authors save it"
     return "with all names on one level (SPIN, Meta-HMR)"
-
-
-_RESNETS = {
-    (3, 4, 6, 3): ("resnet34", "resnet50"),
-    (2, 2, 2, 2): ("resnet18", ""),
-    (3, 4, 23, 3): ("", "resnet101"),
-    (3, 8, 36, 3): ("", "resnet152"),
-}
-
-
-def _backbone_of(names: Tensors) -> str | None:
-    """timm's name of the network that tensors (under timm's names) belong to."""
-    branch = names.get("stage2.0.branches.0.0.conv1.weight")
-    if branch is not None:
-        return f"hrnet_w{branch.shape[0]}"
-    if "layer1.0.conv1.weight" in names and "layer4.0.conv1.weight" in names:
-        return _resnet_of(names)
-    patches = names.get("patch_embed.proj.weight")
-    if patches is not None and "cls_token" in names and _blocks(names, "blocks") == 12:
-        known = {"768 x 3 x 16 x 16": "vit_base", "384 x 3 x 16 x 16": "vit_small"}
-        size = known.get(_shape(patches))
-        return f"{size}_patch16_224" if size else None
-    if patches is not None and tuple(patches.shape) == (96, 3, 4, 4):
-        return "swin_tiny_patch4_window7_224" if _blocks(names, "layers.2.blocks") == 6 else None
-    position = names.get("pos_block.0.proj.0.weight")
-    if position is not None:
-        known_twins = {
-            (64, 18): "twins_pcpvt_base", (96, 18): "twins_svt_base",
-            (64, 6): "twins_pcpvt_small", (64, 10): "twins_svt_small",
-            (64, 27): "twins_pcpvt_large", (128, 18): "twins_svt_large",
-        }  # fmt: skip
-        return known_twins.get((position.shape[0], _blocks(names, "blocks.2")))
-    stem, top = names.get("conv_stem.weight"), names.get("conv_head.weight")
-    if stem is not None and top is not None and (len(stem), len(top)) == (48, 2048):
-        return "tf_efficientnet_b5"
-    return None
-
-
-def _resnet_of(names: Tensors) -> str | None:
-    counts = tuple(_blocks(names, f"layer{number}") for number in (1, 2, 3, 4))
-    if counts not in _RESNETS:
-        return None
-    name = _RESNETS[counts]["layer1.0.conv3.weight" in names]
-    inner, per_group = names["layer1.0.conv2.weight"].shape[:2]
-    groups = {(64, 64): "", (256, 8): "32x8d", (128, 4): "32x4d"}.get((inner, per_group))
-    if groups is None or not name:
-        return None
-    return f"resnext{name.removeprefix('resnet')}_{groups}" if groups else name
-
-
-def _blocks(names: Iterable[str], prefix: str) -> int:
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return 1 + max((int(m[1]) for name in names if (m := pattern.match(name))), default=-1)
 
 
 @functools.cache
@@ -517,15 +479,3 @@ def _shape(tensor: Tensor) -> str:
 
 def _text(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "one number"
-
-
-def require_complete(found: Recognised) -> None:
-    """Raise `DataError` unless a file holds all of a network."""
-    wrong = next((row for row in found.rows if row.wrong), None)
-    if found.backbone is None or wrong is not None:
-        raise DataError(
-            found.file,
-            wrong.names[0] if wrong else None,
-            expected=f"all of {found.description}",
-            found=f"{wrong.count} tensors {wrong.status}: {wrong.why}" if wrong else "nothing",
-        )

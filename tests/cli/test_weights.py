@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny_store import write_tiny_store
 
 from humandata.cli.main import cli
 from humandata.training import recipes
@@ -38,6 +39,16 @@ def test_a_published_file_is_described_and_written(published: Path, tmp_path: Pa
     assert note["recipe"]["algorithm"] == "hmr"
     assert note["imported"]["file"] == "resnet18_hmr.pth"
     assert "/" not in note["imported"]["file"]
+
+
+def test_what_was_written_is_evaluated(published: Path, tmp_path: Path) -> None:
+    out, store = tmp_path / "hmr.safetensors", write_tiny_store(tmp_path / "tiny.zarr", 3)
+    CliRunner().invoke(cli, ["weights", "import", str(published), "--out", str(out)])
+    arguments = ["eval", str(store), "--checkpoint", str(out), "--device", "cpu", "--json"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert "hmr.safetensors" in result.output
+    assert "mpjpe" in result.output
 
 
 def test_json_says_the_same(published: Path) -> None:

@@ -298,7 +298,8 @@ def test_the_rest_of_a_network_is_left_out_with_a_reason(layouts: dict[str, Layo
 
 def test_a_trunk_may_be_taken_out_of_any_network(layouts: dict[str, Layout]) -> None:
     found = look(shapes_only(layouts["pare_mmhuman3d"]), "hrnet_w32_hmrbench")
-    assert found.algorithm is None
+    assert (found.algorithm, found.complete) == (None, True)
+    assert sum(row.count for row in found.rows if row.status != "missing") == 1905
     assert {n.split(".")[0] for n in found.tensors} >= {"conv1", "stage4", "upsample_stage_4"}
     with pytest.raises(HumandataError, match=r"no algorithm 'hrm'.*hmr, spin"):
         look(shapes_only(layouts["spin_hmr"]), "hrm:resnet50")
