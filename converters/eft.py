@@ -11,8 +11,9 @@ Pictures are those of the source dataset: looked for in RAW and beside it under 
 (``coco``, ``mpii``, ``hr-lspet``, ``posetrack``, ``ochuman``), or where
 ``--option pictures_root=coco=FOLDER,mpii=FOLDER`` says. Where the source's annotations lie there
 too (``annotations/person_keypoints_train2014.json``; MPII's ``.mat`` or HDF5 lists; PoseTrack's
-JSON), every fit is held against its person: by id and box, else by picture and box. A fit whose id
-is of another picture or place is rejected; ``extra/verified`` says how each row was verified.
+JSON; HR-LSPET's ``joints.mat``), every fit is held against its person: by id and box, else by
+picture and box. A fit whose id is of another picture or place is rejected; ``extra/verified`` says
+how each row was verified. OCHuman's boxes EFT made of corners taken for sizes: not verified.
 
 ``lspet`` is the union of both training files: LSPet_ver01 and the manually filtered
 LSPet_train_ver10, which wins where both hold a picture. LSPET's joints all have confidence 1, even

@@ -2,7 +2,8 @@
 
 A fit is joined to its person by the annotation's id where the fit has one (COCO, PoseTrack), else
 by its box: EFT's boxes are those of the source, squared and enlarged. An id whose picture or box is
-another one is a mistake that no later step would notice.
+another one is a mistake that no later step would notice. Of OCHuman, EFT took the corners of boxes
+for corner and size, so that its boxes are none of the source's: those fits are not verified.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from humandata import mpii_files
+from humandata import geometry, lsp_files, mpii_files
 from humandata.errors import DataError
 
 Float = NDArray[np.float64]
@@ -28,6 +29,7 @@ VERIFIED = ("not_verified", "by_id_and_box", "by_box")
 DIFFERENT, SAME = 0.3, 0.5
 """Overlap of squares below which they are of two persons; from which on, of one."""
 FACTOR = 1.2
+HR_FOLDERS = ("", "images_highres", "images")
 
 
 @dataclass
@@ -86,6 +88,8 @@ def files(source: str, root: Path, year_split: str) -> tuple[Path, ...]:
             for kind, split in (("mat", "trainval"), ("one_h5", "trainval"), ("h5", "train"))
         )
         return tuple(file for file in found if file is not None)[:1]
+    if source == "lspet":
+        return (root / "joints.mat",) if (root / "joints.mat").is_file() else ()
     if source == "posetrack":
         for place in ("posetrack_data/annotations/train", "annotations/train"):
             listed = tuple(sorted((root / place).glob("*.json")))
@@ -105,6 +109,8 @@ def load(source: str, paths: Sequence[Path]) -> Source | None:
     if not paths:
         return None
     found = Source()
+    if source == "lspet":
+        return _lspet(paths[0])
     if source == "mpii":
         (file,) = paths
         read = mpii_files.read_official if file.suffix == ".mat" else mpii_files.read_hourglass
@@ -125,6 +131,22 @@ def load(source: str, paths: Sequence[Path]) -> Source | None:
                 x, y, width, height = annotation.bbox
                 square = (x + width / 2, y + height / 2, FACTOR * max(width, height))
                 found.add(annotation.id, -1, names[annotation.image_id], square)
+    return found
+
+
+def _lspet(file: Path) -> Source | None:
+    """HR-LSPET's people; None where pictures are missing, which say whose joints are whose."""
+    joints = lsp_files.read_joints(file, lsp_files.EXTENDED)
+    names = (lsp_files.numbered(file.parent / folder, "png", 5) for folder in HR_FOLDERS)
+    pictures = next(filter(None, names), {})
+    if len(pictures) != len(joints):
+        return None
+    found = Source(has_ids=False)
+    # EFT, as SPIN, takes all 14 joints, labelled or not.
+    boxes = np.asarray(geometry.bbox_from_points(joints[..., :2], None, FACTOR))
+    centres, sides = geometry.xywh_to_square(boxes)
+    for row, name in enumerate(pictures.values()):
+        found.add(row, -1, name, (*centres[row], sides[row]))
     return found
 
 
@@ -184,7 +206,7 @@ def match(source: Source, pictures: Sequence[str], annotation: Int, squares: Flo
             found.verified[row], found.person[row] = BY_BOX, person
             if source.has_ids and identity < 0:
                 found.identity[row] = identities[at]
-        elif len(near) and (identity < 0 or not source.has_ids):
+        elif len(near) and shares.max() < DIFFERENT and (identity < 0 or not source.has_ids):
             said = f"none of the {len(near)} annotated people of {picture} has this box"
             found.problems[row] = ("box_differs", said)
         else:

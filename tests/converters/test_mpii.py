@@ -147,6 +147,18 @@ def test_the_rule_of_spin_and_mmhuman3d_drops_gaps_zeros_and_negatives(
     assert report.filtered["mmhuman3d"] == 3
 
 
+@pytest.mark.parametrize("form", ["mat", "h5", "json"])
+def test_a_coordinate_below_one_is_zero_in_the_peers_lists_and_drops_its_person(
+    tmp_path: Path, form: str
+) -> None:
+    joints = release.body(1) | {9: (0.6, 40.2)}
+    pictures = [Picture("000000101.jpg", [Person(joints)])]
+    for write in (release.write_mat, release.write_h5, release.write_json):
+        write(tmp_path / "raw", pictures)
+    store, report = converted(tmp_path / "raw", "train", form=form, filter="mmhuman3d")
+    assert (len(store), report.filtered["mmhuman3d"]) == (0, 1)
+
+
 def test_posepile_keeps_people_listed_as_single(raw: Path) -> None:
     store, _ = converted(raw, "trainval", filter="posepile")
     assert store.instances["extra/apart"][:].all()

@@ -136,6 +136,7 @@ def write_coco(root: Path, split_file: str = "COCO2014-All-ver01.json") -> list[
     fits[4].keypoints[DATASET_JOINTS, :2] += [-90, 0]
     fits[0].keypoints[:25] = fits[0].keypoints[24:49]  # a half seen by OpenPose
     fits[0].keypoints[:25, 2] = np.linspace(0.05, 0.99, 25)
+    fits[1].keypoints[40] = [50, 60, 0]  # coordinates left behind by an unlabelled joint
     write(root / split_file, fits)
     for number in (9, 25, 30):
         write_picture(root / "coco/train2014" / coco(number), number)
