@@ -130,6 +130,8 @@ def read(unit: Unit) -> Columns:
     notes = [f"this is the {release} release"]
     if unit.detail["both"] and unit.detail["release"] == "auto":
         notes.append("of the two releases, train is the original's and test the small one's")
+    if release == "original" and not lsp_files.is_official(every, lsp_files.LSP):
+        notes.append(lsp_files.UNOFFICIAL)
     if len(every) != PICTURES:
         notes.append(f"joints.mat holds {len(every):,} pictures; the release has {PICTURES:,}")
     numbers = np.arange(1, len(every) + 1)

@@ -154,6 +154,8 @@ def read(unit: Unit) -> Columns:
         numbers = np.array(list(pictures), np.int64)
     else:
         numbers = np.arange(1, count + 1)
+        if not lsp_files.is_official(joints, lsp_files.EXTENDED):
+            notes.append(lsp_files.UNOFFICIAL)
         beyond = [name for number, name in pictures.items() if number > count]
         if beyond:
             notes.append(f"{len(beyond):,} pictures have no joints: {beyond[0]} and others")

@@ -23,6 +23,15 @@ Int = NDArray[np.int64]
 JOINTS = 14
 LSP, EXTENDED = "LSP", "LSP-Extended"
 RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 8, 9, 2, 3
+FIRST = {
+    LSP: ((0, 473.95, 552.63, 0),),
+    EXTENDED: ((0, 0.0, -26.11, 0), (1, 26.03, 86.41, 1)),
+}
+"""Joints of the first picture in the original releases: joint, x, y, flag."""
+UNOFFICIAL = (
+    "the first record is not that of the official joints.mat: is this a scaled or edited copy? Its "
+    "joints must be those of the pictures beside it"
+)
 CLEAR = 0.1
 """Share of a person's long side that shoulders and hips must be apart to tell front from back."""
 
@@ -61,6 +70,17 @@ def read_joints(file: Path, layout: str) -> Float:
         )
     joints = values.transpose(2, 1, 0) if layout == LSP else values.transpose(2, 0, 1)
     return joints.astype(np.float64)
+
+
+def is_official(joints: Float, layout: str) -> bool:
+    """Whether the first record is that of the release in original size.
+
+    Copies with scaled coordinates circulate, made for pictures of another size.
+    """
+    return all(
+        len(joints) > 0 and np.allclose(joints[0, joint], record, atol=0.01)
+        for joint, *record in FIRST[layout]
+    )
 
 
 def long_sides(points: Float, valid: NDArray[np.bool_]) -> Float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -459,3 +460,43 @@ def test_the_overlap_of_squares_is_that_of_the_pixels_they_cover(
     expected = [(mask & masks[0]).sum() / (mask | masks[0]).sum() for mask in masks]
     centred = np.array([(x + s / 2, y + s / 2, s) for x, y, s in squares], np.float64)
     assert_allclose(eft_sources.overlap(centred, centred[0]), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+@pytest.mark.parametrize("source", ["coco", "posetrack"])
+def test_fits_of_real_people_find_them_by_id_and_in_crowds_by_box(
+    samples: Path, tmp_path: Path, source: str, with_ids: bool
+) -> None:
+    """Boxes by EFT's rule from the real annotations; the pictures are the real ones."""
+    raw = tmp_path / "raw"
+    if source == "coco":
+        content = json.loads(
+            (samples / "coco/annotations/person_keypoints_val2017.json").read_text()
+        )
+        file, pictures = "annotations/person_keypoints_train2014.json", samples / "coco/val2017"
+        split, name, folder = "coco_all", COCO, "train2014"
+    else:
+        content = json.loads((samples / "posetrack18/annotations/posetrack18_val.json").read_text())
+        file = "posetrack_data/annotations/train/all.json"
+        pictures = samples / "posetrack18/images/val"
+        split, name, folder = "posetrack", "PoseTrack_ver01.json", "images/train"
+    (raw / source / file).parent.mkdir(parents=True)
+    (raw / source / file).write_text(json.dumps(content))
+    shutil.copytree(pictures, raw / source / folder)
+    names = {
+        image["id"]: image["file_name"].removeprefix("images/val/") for image in content["images"]
+    }
+    people = [a for a in content["annotations"] if a.get("bbox")]
+    fits = []
+    for person in people:
+        x, y, width, height = person["bbox"]
+        fit = release.fit(names[person["image_id"]], 1, person["id"] if with_ids else None)
+        fit.centre = np.array([x + width / 2, y + height / 2])
+        fit.scale = 1.2 * max(width, height) / 200
+        fits.append(fit)
+    release.write(raw / name, fits, source)
+    store, report = converted(raw, split, pictures="original")
+    assert (len(store), report.rejected) == (len(people), {})
+    assert store.instances["source_id"][:].tolist() == [person["id"] for person in people]
+    assert set(store.instances["extra/verified"][:].tolist()) == {1 if with_ids else 2}
+    assert len(people) == 14

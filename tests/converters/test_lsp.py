@@ -157,6 +157,17 @@ def test_bad_joints_are_rejected_and_the_others_stay(tmp_path: Path) -> None:
     assert [record["record"] for record in records] == ["im0001.jpg", "im0003.jpg", "im0004.jpg"]
 
 
+def test_a_copy_whose_first_record_is_not_the_releases_is_told(tmp_path: Path) -> None:
+    truth = joints(4)
+    write(tmp_path / "raw", truth, ())
+    _, report = converted(tmp_path / "raw", "train")
+    assert any("not that of the official joints.mat" in note for note in report.notes)
+    truth[0, 0] = (473.95, 552.63, 0)  # measured on the release
+    write(tmp_path / "official", truth, ())
+    _, report = converted(tmp_path / "official", "train", "official")
+    assert not any("official" in note for note in report.notes)
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     write(tmp_path / "raw", joints(4))
     file = tmp_path / "raw/joints.mat"

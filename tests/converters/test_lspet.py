@@ -185,6 +185,17 @@ def test_bad_joints_are_rejected_and_the_others_stay(tmp_path: Path) -> None:
     assert (first["file"], first["record"]) == ("joints.mat", "im00001.jpg")
 
 
+def test_a_copy_whose_first_record_is_not_the_releases_is_told(tmp_path: Path) -> None:
+    joints = release.original()
+    release.write_original(tmp_path / "raw", joints)
+    _, report = converted(tmp_path / "raw")
+    assert any("not that of the official joints.mat" in note for note in report.notes)
+    joints[0, :2] = [(0, -26.11, 0), (26.03, 86.41, 1)]  # measured on the release
+    release.write_original(tmp_path / "official", joints)
+    _, report = converted(tmp_path / "official", "o.zarr")
+    assert not any("official" in note for note in report.notes)
+
+
 def test_pictures_without_joints_are_told(tmp_path: Path) -> None:
     release.write_original(tmp_path / "raw", release.original(3), pictures=(1, 2, 8))
     _, report = converted(tmp_path / "raw")
