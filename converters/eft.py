@@ -132,6 +132,8 @@ def find_splits(raw: Path) -> list[str]:
 
 
 def _files(raw: Path, split: str) -> tuple[Path, ...]:
+    if raw.is_file():
+        return (raw,) if raw.name in SPLITS[split][1] else ()
     found = []
     for name in SPLITS[split][1]:
         places = (raw / base / folder / name for base in ("", "eft") for folder in FOLDERS)
@@ -168,7 +170,7 @@ def _picture_root(raw: Path, source: str, option: str) -> tuple[Path, bool]:
         if not root.is_dir():
             raise DataError(root, expected=f"the pictures of {source}", found="no such folder")
         return root, True
-    base = raw.resolve()
+    base = raw.resolve().parent if raw.is_file() else raw.resolve()
     for parent in (base, base.parent):
         for name in PICTURE_ROOTS[source]:
             if (parent / name).is_dir():

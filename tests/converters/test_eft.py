@@ -107,6 +107,15 @@ def test_files_are_found_in_the_customary_folders(tmp_path: Path, place: str) ->
     assert len(store) == len(fits)
 
 
+def test_raw_may_be_the_file_itself(tmp_path: Path) -> None:
+    fits = release.write_coco(tmp_path / "raw")
+    release.write_coco(tmp_path / "raw", "COCO2014-Part-ver01.json")
+    store, _ = converted(tmp_path / "raw" / COCO, pictures="original")
+    assert_fits(store, fits, "train2014/")
+    with pytest.raises(DataError, match="COCO2014-Part-ver01"):
+        converted(tmp_path / "raw" / COCO, "coco_part")
+
+
 def test_pictures_are_stored_and_a_missing_one_is_counted_with_its_persons(tmp_path: Path) -> None:
     fits = release.write_coco(tmp_path / "raw")
     (tmp_path / "raw/coco/train2014" / release.coco(25)).unlink()
