@@ -4,8 +4,7 @@ A table is a pickled pandas frame: a row per picture, whose person-level cells a
 entry per person. A fit is a pickled dictionary, of arrays for SMPL-X and of torch tensors that lay
 on a GPU for SMPL. Both go through the restricted reader, so neither pandas nor torch is needed.
 
-A table holds the vertices of every person, more than a gigabyte per file; they are let go as soon
-as it is read.
+A table holds the vertices of every person, gigabytes per file; they are passed over in reading.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 JOINTS = {"smpl": 45, "smplx": 127}
+VERTICES = {"smpl": 6890, "smplx": 10475}
 TABLES = {
     "smpl": ("SMPL", "{split}_SMPL/SMPL", "{split}_SMPL", "camera_dataframe_smpl"),
     "smplx": ("SMPLX", "{split}_SMPLX/SMPLX", "{split}_SMPLX", "camera_dataframe"),
@@ -210,7 +210,7 @@ def read_table(file: Path, body: str) -> Table:
     DataError
         If the file is damaged, is no frame, or lacks a column.
     """
-    frame = unpickle.load(file)
+    frame = unpickle.load(file, skipped=[VERTICES[body] * 3 * size for size in (4, 8)])
     if not isinstance(frame, unpickle.Frame):
         raise DataError(file, expected="a pandas frame", found=type(frame).__name__)
     columns = frame.columns

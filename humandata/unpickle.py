@@ -26,7 +26,7 @@ import math
 import mmap
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from typing import Any, BinaryIO
 
@@ -54,7 +54,7 @@ _NPY_MAGIC = b"\x93NUMPY"
 _CHUNK = 2**20
 
 
-def load(file: Path | BinaryIO, encoding: str = "latin1") -> Any:
+def load(file: Path | BinaryIO, encoding: str = "latin1", skipped: Collection[int] = ()) -> Any:
     """Read a pickle.
 
     Parameters
@@ -62,6 +62,9 @@ def load(file: Path | BinaryIO, encoding: str = "latin1") -> Any:
     file : path or binary file
     encoding : {"latin1", "bytes"}
         What the 8-bit strings of a Python 2 pickle become: str, or bytes.
+    skipped : collection of int
+        Arrays of these numbers of bytes are not read and come out with no elements: vertices that
+        nobody wants, of files larger than the memory. (Protocols 3 and later.)
 
     Returns
     -------
@@ -76,14 +79,15 @@ def load(file: Path | BinaryIO, encoding: str = "latin1") -> Any:
         The file is missing, truncated or damaged.
     """
     if not isinstance(file, str | os.PathLike):
-        return loads(file.read(), str(getattr(file, "name", "pickle")), encoding)
+        name = str(getattr(file, "name", "pickle"))
+        return run(Machine(file.read(), name, _TABLE, encoding, skipped=frozenset(skipped)))
     try:
         with open(file, "rb") as opened:
             if os.fstat(opened.fileno()).st_size == 0:
                 return loads(b"", str(file), encoding)
             # Mapped, because AGORA's frames are larger than some machines' memory can hold twice.
             with closing(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)) as data:
-                return run(Machine(data, str(file), _TABLE, encoding))
+                return run(Machine(data, str(file), _TABLE, encoding, skipped=frozenset(skipped)))
     except OSError as error:
         raise _unreadable(file, error) from error
 

@@ -94,6 +94,8 @@ class Machine:
         ``persistent(machine, id) -> value`` for persistent ids; without it they are refused.
     position : int, optional
         Where the pickle starts; after it was read, where it ended.
+    skipped : frozenset of int, optional
+        Lengths of byte strings that are passed over; arrays made of them are empty.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Machine:
         encoding: str = "latin1",
         persistent: Callable[[Machine, Any], Any] | None = None,
         position: int = 0,
+        skipped: frozenset[int] = frozenset(),
     ) -> None:
         if encoding not in ("latin1", "bytes"):
             raise ValueError(f"encoding is 'latin1' or 'bytes', not {encoding!r}")
@@ -114,6 +117,7 @@ class Machine:
         self.encoding = encoding
         self.persistent = persistent
         self.position = position
+        self.skipped = skipped
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -147,12 +151,16 @@ class Machine:
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes of the file."""
+        start = self.position
+        self.pass_over(count)
+        return self.data[start : self.position]
+
+    def pass_over(self, count: int) -> None:
+        """Leave out the next `count` bytes of the file."""
         end = self.position + count
         if count < 0 or end > self.size:
             raise self.damaged(f"the end of the file, {end - self.size} bytes early")
-        taken = self.data[self.position : end]
         self.position = end
-        return taken
 
     def line(self) -> bytes:
         """The bytes up to the next newline, which is skipped."""

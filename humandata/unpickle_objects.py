@@ -131,6 +131,8 @@ def make_array(machine: Machine, raw: Any, dtype: Any, shape: Any, fortran: bool
         return np.fromiter(raw, dtype=object, count=count).reshape(lengths)
     if type(raw) is str:
         raw = raw.encode("latin1")
+    if type(raw) in (bytes, bytearray) and not raw and count * dtype.itemsize in machine.skipped:
+        return np.zeros(0, dtype.newbyteorder("="))
     if type(raw) not in (bytes, bytearray) or len(raw) != count * dtype.itemsize:
         size = len(raw) if isinstance(raw, bytes | bytearray) else "no"
         raise ValueError(f"shape {lengths} of {dtype} does not fit {size} bytes")

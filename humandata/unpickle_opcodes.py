@@ -77,6 +77,17 @@ def _counted(width: int, convert: Callable[[Machine, bytes], Any]) -> Callable[[
     return push
 
 
+def _raw(width: int, kind: Callable[[bytes], Any]) -> Callable[[Machine], None]:
+    def push(machine: Machine) -> None:
+        count = int.from_bytes(machine.take(width), "little")
+        if count in machine.skipped:
+            machine.pass_over(count)
+            count = 0
+        machine.stack.append(kind(machine.take(count)))
+
+    return push
+
+
 def _constant(value: Any) -> Callable[[Machine], None]:
     def push(machine: Machine) -> None:
         machine.stack.append(value)
@@ -333,10 +344,10 @@ _HANDLERS: dict[int, Callable[[Machine], None]] = {
         b"\x8b": _counted(4, lambda _, raw: int.from_bytes(raw, "little", signed=True)),
         b"U": _counted(1, _string8),
         b"T": _counted(4, _string8),
-        b"C": _counted(1, lambda _, raw: raw),
-        b"B": _counted(4, lambda _, raw: raw),
-        b"\x8e": _counted(8, lambda _, raw: raw),
-        b"\x96": _counted(8, lambda _, raw: bytearray(raw)),
+        b"C": _raw(1, bytes),
+        b"B": _raw(4, bytes),
+        b"\x8e": _raw(8, bytes),
+        b"\x96": _raw(8, bytearray),
         b"\x8c": _counted(1, lambda _, raw: raw.decode("utf-8")),
         b"X": _counted(4, lambda _, raw: raw.decode("utf-8")),
         b"\x8d": _counted(8, lambda _, raw: raw.decode("utf-8")),

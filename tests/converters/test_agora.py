@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
 
-import agora_release
 import cv2
 import numpy as np
 import pytest
 from agora_release import (
     CAMERAS,
+    SCANS,
     Person,
     Truth,
     camera_matrix,
@@ -20,37 +19,59 @@ from agora_release import (
     pose_smplx,
     smplx_rest,
     write_agora,
+    write_pictures,
 )
 from scipy.spatial.transform import Rotation
 
 import humandata
-from humandata import DataError, HumandataError
+from humandata import DataError, HumandataError, unpickle_objects
+from humandata.columns import Columns, join
+from humandata.converters import agora
 from humandata.converters.converter import Report, convert
+from humandata.reprojection import check_body_reprojection, check_reprojection
 
 HDRI, CAM02, TABLE = (
     next(name for name in CAMERAS if word in name) for word in ("hdri", "cam02", "construction")
 )
 
 
+def read(raw: Path, split: str = "train", **options: str) -> Columns:
+    """All rows, without a store; every record is accounted for."""
+    columns = join([agora.read(unit) for unit in agora.plan(raw, split, options)])
+    rows = columns.rows("instances")
+    assert columns.records == rows + sum(columns.filtered.values()) + len(columns.rejects)
+    return columns
+
+
 def converted(raw: Path, out: Path, **settings: Any) -> tuple[humandata.Store, Report]:
     settings.setdefault("pictures", "none")
     report = convert("agora", raw, out, workers=1, **settings)
-    assert report.records == (
-        report.instances + sum(report.filtered.values()) + sum(report.rejected.values())
-    )
     return humandata.open(out), report
 
 
-def rows_of(store: humandata.Store, truth: Truth) -> list[tuple[int, int, int]]:
+def rows_of(columns: Columns, truth: Truth) -> list[tuple[int, int, int]]:
     """(row, picture, person) of every row."""
-    stems = [Path(path).stem.removesuffix("_1280x720") for path in store.images["path"][:]]
+    stems = [Path(path).stem.removesuffix("_1280x720") for path in columns.images["path"]]
     pictures = [[Path(name).stem for name in truth.names].index(stem) for stem in stems]
-    image, person = store.instances["image"][:], store.instances["person"][:]
+    image, person = columns.instances["image"], columns.instances["person"]
+    assert len(image) > 0
     return [(row, pictures[image[row]], int(person[row])) for row in range(len(image))]
 
 
-def people_of(store: humandata.Store, truth: Truth) -> list[tuple[int, int, Person]]:
-    return [(row, n, truth.people[n][person]) for row, n, person in rows_of(store, truth)]
+def people_of(columns: Columns, truth: Truth) -> list[tuple[int, int, Person]]:
+    return [(row, n, truth.people[n][person]) for row, n, person in rows_of(columns, truth)]
+
+
+def words_of(columns: Columns, name: str) -> list[str]:
+    vocabulary = columns.field_attributes[name]["vocabulary"]
+    return [vocabulary[code] for code in columns.instances[name]]
+
+
+def reasons(columns: Columns) -> list[str]:
+    return [reject.reason for reject in columns.rejects]
+
+
+UNKNOWN, NEUTRAL, MALE, FEMALE = range(4)
 
 
 def matrix(axis_angle: np.ndarray) -> np.ndarray:
@@ -65,25 +86,27 @@ def matrix(axis_angle: np.ndarray) -> np.ndarray:
 def test_joints_and_cameras_are_those_of_the_ground_truth(
     tmp_path: Path, body: str, size: tuple[int, int]
 ) -> None:
-    truth = write_agora(tmp_path, body, pictures=size)
-    store, _ = converted(tmp_path, tmp_path / "s.zarr")
-    data = store.instances
-    assert store.convention("keypoints2d") == {"smpl": "smpl_45", "smplx": "agora"}[body]
-    assert store.convention("keypoints3d") == store.convention("keypoints2d")
-    assert data["keypoints3d"].attributes["root"] == "absolute"
+    truth = write_agora(tmp_path, body, fits=False)
+    columns = read(tmp_path, resolution=f"{size[0]}x{size[1]}")
+    data, images = columns.instances, columns.images
+    convention = {"smpl": "smpl_45", "smplx": "agora"}[body]
+    assert columns.field_attributes["keypoints2d"]["convention"] == convention
+    assert columns.field_attributes["keypoints3d"] == {
+        "convention": convention,
+        "root": "absolute",
+    }
     world = np.random.default_rng(0).normal(size=(5, 3))
-    for row, picture, person in people_of(store, truth):
+    for row, picture, person in people_of(columns, truth):
         pixels, joints = data["keypoints2d"][row], data["keypoints3d"][row]
-        scale = size[0] / 3840
-        np.testing.assert_allclose(pixels[:, :2], person.pixels * scale, rtol=1e-6)
+        np.testing.assert_allclose(pixels[:, :2], person.pixels * size[0] / 3840, rtol=1e-6)
         np.testing.assert_allclose(joints[:, :3], person.joints, rtol=1e-6, atol=1e-6)
         assert (pixels[:, 2] == 1).all()
         assert (joints[:, 3] == 1).all()
         image = data["image"][row]
-        assert (store.images["width"][image], store.images["height"][image]) == size
+        assert (images["width"][image], images["height"][image]) == size
         camera = camera_matrix(truth.names[picture], size[0])
-        np.testing.assert_allclose(store.images["intrinsics"][image], camera, rtol=1e-6)
-        pose = store.images["extrinsics"][image]
+        np.testing.assert_allclose(images["intrinsics"][image], camera, rtol=1e-6)
+        pose = images["extrinsics"][image]
         np.testing.assert_allclose(
             world @ pose[:3, :3].T + pose[:3, 3], truth.world_to_camera[picture](world), atol=1e-5
         )
@@ -97,12 +120,12 @@ def test_joints_and_cameras_are_those_of_the_ground_truth(
 
 def test_smpl_bodies_posed_from_the_store_are_the_people_in_the_pictures(tmp_path: Path) -> None:
     truth = write_agora(tmp_path)
-    store, _ = converted(tmp_path, tmp_path / "s.zarr")
-    data = store.instances
+    columns = read(tmp_path)
+    data = columns.instances
     assert data["smpl/valid"][:].all()
     assert data["smpl/transl_valid"][:].all()
     assert (data["smpl/source"][:] == 1).all()
-    for row, _, person in people_of(store, truth):
+    for row, _, person in people_of(columns, truth):
         orient, pose, betas, transl = (
             data[f"smpl/{name}"][row].astype(np.float64)
             for name in ("global_orient", "body_pose", "betas", "transl")
@@ -117,11 +140,10 @@ def test_smpl_bodies_posed_from_the_store_are_the_people_in_the_pictures(tmp_pat
 
 def test_smplx_bodies_posed_from_the_store_are_the_people_in_the_pictures(tmp_path: Path) -> None:
     truth = write_agora(tmp_path, "smplx")
-    store, _ = converted(tmp_path, tmp_path / "s.zarr")
-    data = store.instances
-    words = data["gender"].attributes["vocabulary"]
+    columns = read(tmp_path)
+    data = columns.instances
     order = ("body_pose", "jaw_pose", "leye_pose", "reye_pose", "left_hand_pose", "right_hand_pose")
-    for row, _, person in people_of(store, truth):
+    for row, _, person in people_of(columns, truth):
         pose = np.concatenate([data[f"smplx/{name}"][row].reshape(-1, 3) for name in order])
         rest = smplx_rest(data["smplx/betas"][row], float(data["extra/kid_weight"][row]))
         orient, transl = data["smplx/global_orient"][row], data["smplx/transl"][row]
@@ -132,64 +154,51 @@ def test_smplx_bodies_posed_from_the_store_are_the_people_in_the_pictures(tmp_pa
         )
         # Girls are fitted with the neutral model, boys with the male one.
         scan = person.scan
-        assert words[data["gender"][row]] == (
-            "neutral" if scan.kid and scan.gender == "female" else scan.gender
-        )
+        male = scan.gender == "male"
+        assert data["gender"][row] == (MALE if male else NEUTRAL if scan.kid else FEMALE)
     for side in ("left", "right"):
-        assert data[f"smplx/{side}_hand_pose"].attributes["flat_hand_mean"] is False
+        assert not columns.field_attributes[f"smplx/{side}_hand_pose"]["flat_hand_mean"]
 
 
-def test_a_quarter_turn_of_the_camera_turns_the_root_and_not_the_rest(tmp_path: Path) -> None:
-    # By hand: cam02 has yaw -45 and pitch 30; the person's yaw is 90, so the scan itself is only
-    # turned over: x stays, y and z change sign.
-    def set_yaw(truth: Truth, columns: dict[str, Any]) -> None:
-        for name, of in (("Yaw", "yaw"),):
-            for people, cell in zip(truth.people, columns[name], strict=True):
-                for i, person in enumerate(people):
-                    assert getattr(person, of) == cell[i]
-
-    truth = write_agora(tmp_path, names=[CAM02], change=set_yaw)
-    store, _ = converted(tmp_path, tmp_path / "s.zarr")
+def test_a_known_camera_turns_the_root_and_not_the_rest(tmp_path: Path) -> None:
+    # By hand: the camera cam02 looks 45 degrees to the left and 30 down, a scan is turned over
+    # (x stays, y and z change sign), then by its yaw less a quarter turn.
+    truth = write_agora(tmp_path, names=[CAM02])
+    columns = read(tmp_path)
     half, pitched = np.sqrt(0.5), Rotation.from_euler("x", 30, degrees=True).as_matrix()
     camera = pitched @ np.array([[half, 0, half], [0, 1, 0], [-half, 0, half]])
-    image = store.images["extrinsics"][0]
-    np.testing.assert_allclose(image[:3, :3], camera, atol=1e-6)
-    for row, _, person in people_of(store, truth):
+    np.testing.assert_allclose(columns.images["extrinsics"][0][:3, :3], camera, atol=1e-6)
+    for row, _, person in people_of(columns, truth):
         spin = Rotation.from_euler("y", person.yaw - 90, degrees=True).as_matrix()
         wanted = camera @ spin @ np.diag([1, -1, -1]) @ matrix(person.scan.fit["root_pose"])
-        found = matrix(store.instances["smpl/global_orient"][row])
+        found = matrix(columns.instances["smpl/global_orient"][row])
         np.testing.assert_allclose(found, wanted, atol=2e-6)
-        np.testing.assert_allclose(
-            store.instances["smpl/body_pose"][row].ravel(),
-            person.scan.fit["body_pose"],
-            rtol=1e-6,
-        )
+        pose = columns.instances["smpl/body_pose"][row].ravel()
+        np.testing.assert_allclose(pose, person.scan.fit["body_pose"], rtol=1e-6)
 
 
 def test_only_valid_people_are_kept_and_their_traits_are_stored(tmp_path: Path) -> None:
     truth = write_agora(tmp_path)
-    store, report = converted(tmp_path, tmp_path / "s.zarr")
+    columns = read(tmp_path)
     valid = [
         (n, i) for n, people in enumerate(truth.people) for i, p in enumerate(people) if p.valid
     ]
-    assert [(picture, person) for _, picture, person in rows_of(store, truth)] == valid
-    assert (report.records, report.instances) == (21, len(valid))
-    assert report.filtered == {"not_valid": 21 - len(valid)}
-    data = store.instances
-    genders = data["actor_gender"].attributes["vocabulary"]
-    ages, origins = (data[f"extra/{w}"].attributes["vocabulary"] for w in ("age", "ethnicity"))
-    for row, _, person in people_of(store, truth):
+    assert [(picture, person) for _, picture, person in rows_of(columns, truth)] == valid
+    assert columns.records == 21
+    assert columns.filtered == {"not_valid": 21 - len(valid)}
+    data = columns.instances
+    ages, origins = (words_of(columns, f"extra/{word}") for word in ("age", "ethnicity"))
+    for row, _, person in people_of(columns, truth):
         scan = person.scan
-        assert genders[data["actor_gender"][row]] == scan.gender
-        assert ages[data["extra/age"][row]] == scan.age
-        assert origins[data["extra/ethnicity"][row]] == scan.ethnicity
+        assert data["actor_gender"][row] == (MALE if scan.gender == "male" else FEMALE)
+        assert (ages[row], origins[row]) == (scan.age, scan.ethnicity)
         assert data["extra/kid"][row] == scan.kid
         assert data["extra/occlusion"][row] == pytest.approx(person.occlusion)
         assert data["extra/face_and_hands"][row] == ("bfh" in scan.path)
         # Only the flag makes a child of eleven betas.
         weight = scan.fit["betas"][10] if scan.kid else 0
         assert data["extra/kid_weight"][row] == pytest.approx(weight)
-        assert data["gender"].attributes["vocabulary"][data["gender"][row]] == "neutral"
+        assert data["gender"][row] == NEUTRAL
 
 
 def test_boxes_hold_all_joints_enlarged_and_clipped_unless_as_a_peer(tmp_path: Path) -> None:
@@ -204,9 +213,9 @@ def test_boxes_hold_all_joints_enlarged_and_clipped_unless_as_a_peer(tmp_path: P
     truth = write_agora(tmp_path, fits=False, change=to_the_border)
     assert truth.people[0][0].pixels[:, 0].min() < 0 < truth.people[0][0].pixels[:, 0].max()
     for rule in ("clipped", "mmhuman3d", "processing"):
-        store, _ = converted(tmp_path, tmp_path / f"{rule}.zarr", options={"box": rule})
-        assert store.instances["bbox_xywh"].attributes["factor"] == 1.2
-        for row, _, person in people_of(store, truth):
+        columns = read(tmp_path, box=rule, resolution="1280x720")
+        assert columns.field_attributes["bbox_xywh"]["factor"] == 1.2
+        for row, _, person in people_of(columns, truth):
             points = person.pixels / 3
             if rule == "processing":  # the square around what is inside of the first 25
                 points = points[:25]
@@ -218,7 +227,7 @@ def test_boxes_hold_all_joints_enlarged_and_clipped_unless_as_a_peer(tmp_path: P
             low, high = centre - extent / 2, centre + extent / 2
             if rule == "clipped":
                 low, high = np.clip(low, 0, [1280, 720]), np.clip(high, 0, [1280, 720])
-            box = store.instances["bbox_xywh"][row]
+            box = columns.instances["bbox_xywh"][row]
             np.testing.assert_allclose(box, [*low, *(high - low), 1], rtol=1e-4, atol=0.01)
 
 
@@ -227,29 +236,29 @@ def test_filters_of_others_keep_whom_they_keep(tmp_path: Path) -> None:
         columns["occlusion"][1][:2] = [70.0, 70.1]
 
     truth = write_agora(tmp_path, fits=False, change=hide)
-    store, report = converted(tmp_path, tmp_path / "a.zarr", options={"filter": "processing"})
-    assert report.filtered == {"agora_processing_code": 5}  # four hidden by 95 %
-    kept = {(picture, person) for _, picture, person in rows_of(store, truth)}
+    columns = read(tmp_path, filter="processing")
+    assert columns.filtered == {"agora_processing_code": 5}  # four hidden by 95 %
+    kept = {(picture, person) for _, picture, person in rows_of(columns, truth)}
     assert (1, 0) in kept
     assert (1, 1) not in kept
-    store, report = converted(tmp_path, tmp_path / "b.zarr", options={"filter": "none"})
-    assert report.filtered == {}
-    assert len(store) == 21
-    assert store.instances["extra/valid"][:].sum() == 17
+    columns = read(tmp_path, filter="none")
+    assert columns.filtered == {}
+    assert columns.rows("instances") == 21
+    assert columns.instances["extra/valid"].sum() == 17
 
 
 def test_root_of_mmhuman3d_is_turned_over_on_the_other_side(tmp_path: Path) -> None:
     truth = write_agora(tmp_path)
-    store, _ = converted(tmp_path, tmp_path / "s.zarr", options={"root": "mmhuman3d"})
-    right, _ = converted(tmp_path, tmp_path / "r.zarr")
-    assert not store.instances["smpl/transl_valid"][:].any()
-    assert store.instances["smpl/valid"][:].all()
+    columns = read(tmp_path, root="mmhuman3d")
+    right = read(tmp_path)
+    assert not columns.instances["smpl/transl_valid"][:].any()
+    assert columns.instances["smpl/valid"][:].all()
     flip = np.diag([1, -1, -1])
-    for row, _, person in people_of(store, truth):
+    for row, _, person in people_of(columns, truth):
         root = matrix(person.scan.fit["root_pose"])
         upright = matrix(right.instances["smpl/global_orient"][row]) @ root.T @ flip  # the turns
         wanted = upright @ root @ flip
-        found = matrix(store.instances["smpl/global_orient"][row])
+        found = matrix(columns.instances["smpl/global_orient"][row])
         np.testing.assert_allclose(found, wanted, atol=5e-6)
 
 
@@ -258,9 +267,31 @@ def test_root_of_mmhuman3d_is_turned_over_on_the_other_side(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_tables_of_any_protocol_are_read(tmp_path: Path, protocol: int) -> None:
-    write_agora(tmp_path, protocol=protocol, names=[HDRI, TABLE], fits=False, pictures=None)
-    store, _ = converted(tmp_path, tmp_path / "s.zarr")
-    assert len(store) == 5
+    write_agora(tmp_path, protocol=protocol, names=[HDRI, TABLE], fits=False)
+    assert read(tmp_path).rows("instances") == 5
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_vertices_which_nobody_wants_are_not_read(
+    tmp_path: Path, protocol: int, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def retype(truth: Truth, columns: dict[str, Any]) -> None:
+        columns["gt_verts"] = [[v.astype(dtype) for v in cell] for cell in columns["gt_verts"]]
+
+    truth = write_agora(tmp_path, names=[HDRI, TABLE], fits=False, protocol=protocol, change=retype)
+    made = []
+    real = unpickle_objects.make_array
+
+    def watch(*args: Any) -> Any:
+        made.append(real(*args))
+        return made[-1]
+
+    monkeypatch.setattr(unpickle_objects, "make_array", watch)
+    columns = read(tmp_path)
+    assert columns.rows("instances") == 5
+    assert max(array.size for array in made) == 45 * 3
+    assert truth.table.stat().st_size > 6 * 6890 * 3 * np.dtype(dtype).itemsize
 
 
 @pytest.mark.parametrize(
@@ -274,14 +305,20 @@ def test_tables_of_any_protocol_are_read(tmp_path: Path, protocol: int) -> None:
 )
 def test_layouts_in_use_are_found(tmp_path: Path, body: str, tables: str, pictures: str) -> None:
     truth = write_agora(
-        tmp_path, body, "validation", names=[CAM02], folder=tables, picture_folder=pictures
+        tmp_path,
+        body,
+        "validation",
+        names=[CAM02],
+        folder=tables,
+        picture_folder=pictures,
+        pictures=(1280, 720),
     )
-    store, report = converted(tmp_path, tmp_path / "s.zarr", pictures="original")
-    assert report.split == "validation"
+    assert agora.find_splits(tmp_path) == ["validation"]
+    columns = read(tmp_path, "validation")
     name = f"{Path(truth.names[0]).stem}_1280x720.png"
-    assert store.images["path"][0] == f"{pictures}/{name}"
-    assert store.picture(0) == (tmp_path / pictures / name).read_bytes()
-    assert store.instances[f"{body}/valid"][:].all()
+    assert columns.images["path"] == [f"{pictures}/{name}"]
+    assert columns.images["width"].tolist() == [1280]
+    assert columns.instances[f"{body}/valid"].all()
 
 
 def test_tables_are_joined_in_the_order_of_their_numbers_with_words_of_all(tmp_path: Path) -> None:
@@ -290,7 +327,7 @@ def test_tables_are_joined_in_the_order_of_their_numbers_with_words_of_all(tmp_p
 
     for number, change in ((0, None), (2, older), (10, None)):
         names = list(CAMERAS)[: 1 + number % 9]
-        write_agora(tmp_path, number=number, names=names, fits=False, pictures=None, change=change)
+        write_agora(tmp_path, number=number, names=names, fits=False, change=change)
         moved = tmp_path / "SMPL" / f"train_{number}_withjv.pkl"
         data = pickle.loads(moved.read_bytes())
         data["imgPath"] = [f"{number}_{name}" for name in data["imgPath"]]
@@ -306,78 +343,88 @@ def test_tables_are_joined_in_the_order_of_their_numbers_with_words_of_all(tmp_p
 
 
 def test_of_two_sizes_the_smaller_is_used_unless_told(tmp_path: Path) -> None:
-    truth = write_agora(tmp_path, names=[HDRI], pictures=(1280, 720))
-    agora_release.write_pictures(tmp_path / "images/train", truth.names, (3840, 2160))
-    store, report = converted(tmp_path, tmp_path / "a.zarr")
-    assert any("both sizes" in note for note in report.notes)
-    large, _ = converted(
-        tmp_path, tmp_path / "b.zarr", options={"resolution": "3840x2160"}, pictures="original"
-    )
-    assert large.images["path"][0] == f"images/train/{HDRI}"
+    truth = write_agora(tmp_path, names=[HDRI], pictures=(1280, 720), fits=False)
+    write_pictures(tmp_path / "images/train", truth.names, (3840, 2160))
+    columns, large = read(tmp_path), read(tmp_path, resolution="3840x2160")
+    assert any("both sizes" in note for note in columns.notes)
+    assert columns.images["path"] == [f"images/train/{Path(HDRI).stem}_1280x720.png"]
+    assert large.images["path"] == [f"images/train/{HDRI}"]
     np.testing.assert_allclose(
-        large.instances["keypoints2d"][:][..., :2],
-        3 * store.instances["keypoints2d"][:][..., :2],
+        large.instances["keypoints2d"][..., :2],
+        3 * columns.instances["keypoints2d"][..., :2],
         rtol=1e-6,
     )
-    assert (large.instances["id"][:] == store.instances["id"][:]).all()
+    assert (large.instances["id"] == columns.instances["id"]).all()
 
 
 def test_the_camera_is_told_by_the_file_name_and_not_by_its_folder(tmp_path: Path) -> None:
     def add_folder(truth: Truth, columns: dict[str, Any]) -> None:
         columns["imgPath"] = [f"my_hdri_data/{name}" for name in columns["imgPath"]]
 
-    truth = write_agora(tmp_path, change=add_folder)
-    store, _ = converted(tmp_path, tmp_path / "s.zarr")
-    for row, picture, _ in rows_of(store, truth):
-        camera = store.images["intrinsics"][store.instances["image"][row]]
-        np.testing.assert_allclose(camera, camera_matrix(truth.names[picture], 1280), rtol=1e-6)
+    truth = write_agora(tmp_path, fits=False, change=add_folder)
+    columns = read(tmp_path)
+    for row, picture, _ in rows_of(columns, truth):
+        camera = columns.images["intrinsics"][columns.instances["image"][row]]
+        np.testing.assert_allclose(camera, camera_matrix(truth.names[picture]), rtol=1e-6)
 
 
 def test_both_bodies_have_the_same_ids(tmp_path: Path) -> None:
-    write_agora(tmp_path, "smpl", fits=False, pictures=None)
-    write_agora(tmp_path, "smplx", fits=False, pictures=None)
-    smpl, smplx = (
-        converted(tmp_path, tmp_path / f"{fits}.zarr", options={"fits": fits})[0]
-        for fits in ("smpl", "smplx")
-    )
-    assert (smpl.instances["id"][:] == smplx.instances["id"][:]).all()
-    assert (smpl.images["id"][:] == smplx.images["id"][:]).all()
+    write_agora(tmp_path, "smpl", fits=False)
+    write_agora(tmp_path, "smplx", fits=False)
+    smpl, smplx = (read(tmp_path, fits=fits) for fits in ("smpl", "smplx"))
+    assert (smpl.instances["id"] == smplx.instances["id"]).all()
+    assert (smpl.images["id"] == smplx.images["id"]).all()
+    ids = np.concatenate([smpl.instances["id"], smpl.images["id"]])
+    assert len(np.unique(ids)) == len(ids)
 
 
 def test_without_fits_there_are_joints_and_a_note(tmp_path: Path) -> None:
     write_agora(tmp_path, fits=False)
-    store, report = converted(tmp_path, tmp_path / "s.zarr")
-    assert "smpl/valid" not in store.instances
-    assert any("no smpl_gt/: joints only" in note for note in report.notes)
+    columns = read(tmp_path)
+    assert "smpl/valid" not in columns.instances
+    assert any("no smpl_gt/: joints only" in note for note in columns.notes)
 
 
 def test_a_fit_that_is_not_there_leaves_its_people_without_a_body(tmp_path: Path) -> None:
     truth = write_agora(tmp_path)
     gone = truth.people[0][0].scan.path
     (tmp_path / "smpl_gt" / f"{gone}.pkl").unlink()
-    store, report = converted(tmp_path, tmp_path / "s.zarr")
-    assert report.rejected == {}
-    lost = 0
-    for row, _, person in people_of(store, truth):
-        assert store.instances["smpl/valid"][row] == (person.scan.path != gone)
-        lost += person.scan.path == gone
-    assert any(f"{lost} persons have no body" in note and gone in note for note in report.notes)
+    columns = read(tmp_path)
+    assert columns.rejects == []
+    has = [person.scan.path != gone for _, _, person in people_of(columns, truth)]
+    assert columns.instances["smpl/valid"].tolist() == has
+    lost = has.count(False)
+    assert lost > 0
+    assert any(f"{lost} persons have no body" in n and gone in n for n in columns.notes)
 
 
 def test_fits_in_a_flat_folder_are_found_by_name(tmp_path: Path) -> None:
     write_agora(tmp_path, "smplx")
     for file in list((tmp_path / "smplx_gt").glob("*/*.pkl")):
         file.rename(tmp_path / "smplx_gt" / file.name)
-    store, _ = converted(tmp_path, tmp_path / "s.zarr")
-    assert store.instances["smplx/valid"][:].all()
+    assert read(tmp_path).instances["smplx/valid"].all()
+
+
+# In a store ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", ["smpl", "smplx"])
+def test_the_store_holds_what_was_read_and_verifies(tmp_path: Path, body: str) -> None:
+    truth = write_agora(tmp_path, body, pictures=(1280, 720))
+    store, report = converted(tmp_path, tmp_path / "s.zarr", pictures="original")
+    columns = read(tmp_path)
+    assert (report.records, report.instances) == (21, columns.rows("instances"))
+    for name, values in columns.instances.items():
+        np.testing.assert_array_equal(store.instances[name][:], values, err_msg=name)
+    for picture, path in enumerate(store.images["path"][:]):
+        assert store.picture(picture) == (tmp_path / path).read_bytes()
+    assert len(store.images["path"][:]) == len(truth.names)
+    assert check_reprojection(store).passed
+    if body == "smpl":  # the stand-in is the body file that the truth was made with
+        assert check_body_reprojection(store).passed
 
 
 # Bad input -------------------------------------------------------------------------------------
-
-
-def rejects(report: Report) -> list[dict[str, Any]]:
-    assert report.rejects_file is not None
-    return [json.loads(line) for line in Path(report.rejects_file).read_text().splitlines()]
 
 
 def nan_joint(truth: Truth, columns: dict[str, Any]) -> None:
@@ -426,12 +473,14 @@ def test_a_person_that_cannot_be_used_is_rejected_by_name(
     tmp_path: Path, change: Any, reason: str
 ) -> None:
     write_agora(tmp_path, change=change)
-    store, report = converted(tmp_path, tmp_path / "s.zarr")
-    assert report.rejected == {reason: 1}
-    (reject,) = rejects(report)
-    name = f"{Path(list(CAMERAS)[1]).stem}_1280x720.png"
-    assert (reject["file"], reject["record"]) == ("train_0_withjv.pkl", f"{name}, person 0")
-    assert len(store) == 16
+    columns = read(tmp_path)
+    (reject,) = columns.rejects
+    assert reject.reason == reason
+    assert (reject.file, reject.record) == (
+        "train_0_withjv.pkl",
+        f"{list(CAMERAS)[1]}, person 0",
+    )
+    assert columns.rows("instances") == 16
 
 
 def test_lists_of_unequal_length_reject_the_people_of_that_picture(tmp_path: Path) -> None:
@@ -439,21 +488,19 @@ def test_lists_of_unequal_length_reject_the_people_of_that_picture(tmp_path: Pat
         columns["Yaw"][1] = columns["Yaw"][1][:2]
 
     write_agora(tmp_path, change=shorten)
-    _, report = converted(tmp_path, tmp_path / "s.zarr")
-    assert report.rejected == {"uneven_lists": 3}
-    assert report.records == 21
+    columns = read(tmp_path)
+    assert reasons(columns) == ["uneven_lists"] * 3
+    assert columns.records == 21
 
 
 def test_a_repeated_picture_is_rejected_the_second_time(tmp_path: Path) -> None:
     def repeat(truth: Truth, columns: dict[str, Any]) -> None:
-        columns["imgPath"][6] = columns["imgPath"][6]
-        columns["imgPath"][4] = columns["imgPath"][4]
         for cells in columns.values():
             cells.append(cells[0])
 
     write_agora(tmp_path, change=repeat)
-    _, report = converted(tmp_path, tmp_path / "s.zarr")
-    assert report.rejected == {"duplicate_picture": 2}
+    columns = read(tmp_path)
+    assert reasons(columns) == ["duplicate_picture"] * 2
 
 
 def test_a_picture_without_a_camera_is_rejected(tmp_path: Path) -> None:
@@ -461,8 +508,8 @@ def test_a_picture_without_a_camera_is_rejected(tmp_path: Path) -> None:
         columns["camX"] = [None] * len(truth.names)
 
     write_agora(tmp_path, change=no_camera)
-    _, report = converted(tmp_path, tmp_path / "s.zarr")
-    assert report.rejected == {"no_camera": 2}  # the only picture whose name tells no camera
+    columns = read(tmp_path)
+    assert reasons(columns) == ["no_camera"] * 2  # the only picture whose name tells no camera
 
 
 def test_pictures_without_people_give_no_rows(tmp_path: Path) -> None:
@@ -508,27 +555,25 @@ def matrices(file: Path) -> None:
 def test_a_fit_that_cannot_be_read_rejects_its_people(
     tmp_path: Path, spoil: Any, reason: str, words: str
 ) -> None:
-    truth = write_agora(tmp_path, "smplx", pictures=None)
-    scan = truth.people[0][0].scan.path.replace("3dpeople_adults_bfh/10004_w_Amaya_0_0", "")
-    del scan
+    truth = write_agora(tmp_path, "smplx")
     path = "trainset_renderpeople_kids_bfh/rp_ben_posed_003_0_0"
     spoil(tmp_path / "smplx_gt" / f"{path}.pkl")
-    _, report = converted(tmp_path, tmp_path / "s.zarr")
+    columns = read(tmp_path)
     people = sum(p.scan.path == path and p.valid for line in truth.people for p in line)
-    assert report.rejected == {reason: people}
-    assert all(words in reject["detail"] for reject in rejects(report))
+    assert reasons(columns) == [reason] * people
+    assert all(words in reject.detail for reject in columns.rejects)
 
 
 def test_a_child_whose_fit_lacks_the_weight_is_rejected(tmp_path: Path) -> None:
-    truth = write_agora(tmp_path, "smplx", pictures=None)
-    file = tmp_path / "smplx_gt" / f"{agora_release.SCANS[2][0]}.pkl"
+    truth = write_agora(tmp_path, "smplx")
+    file = tmp_path / "smplx_gt" / f"{SCANS[2][0]}.pkl"
     content = pickle.loads(file.read_bytes())
     content["betas"] = content["betas"][:, :10]
     file.write_bytes(pickle.dumps(content))
-    _, report = converted(tmp_path, tmp_path / "s.zarr")
+    columns = read(tmp_path)
     people = [p for line in truth.people for p in line if p.valid]
-    count = sum(p.scan.path == agora_release.SCANS[2][0] for p in people)
-    assert report.rejected == {"kid_without_weight": count}
+    count = sum(p.scan.path == SCANS[2][0] for p in people)
+    assert reasons(columns) == ["kid_without_weight"] * count
 
 
 def test_a_fit_that_tries_to_run_code_is_refused_and_does_not(tmp_path: Path) -> None:
@@ -536,11 +581,11 @@ def test_a_fit_that_tries_to_run_code_is_refused_and_does_not(tmp_path: Path) ->
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "ran",)
 
-    write_agora(tmp_path, "smplx", pictures=None)
-    file = tmp_path / "smplx_gt" / f"{agora_release.SCANS[0][0]}.pkl"
+    write_agora(tmp_path, "smplx")
+    file = tmp_path / "smplx_gt" / f"{SCANS[0][0]}.pkl"
     file.write_bytes(pickle.dumps({"betas": Bomb()}))
     with pytest.raises(HumandataError, match=file.name):
-        converted(tmp_path, tmp_path / "s.zarr")
+        read(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -571,22 +616,22 @@ def words_for_places(truth: Truth, columns: dict[str, Any]) -> None:
     ],
 )
 def test_a_table_of_another_form_is_named(tmp_path: Path, change: Any, message: str) -> None:
-    write_agora(tmp_path, fits=False, pictures=None, change=change)
+    write_agora(tmp_path, fits=False, change=change)
     with pytest.raises(DataError, match=message) as caught:
-        converted(tmp_path, tmp_path / "s.zarr")
+        read(tmp_path)
     assert "train_0_withjv.pkl" in str(caught.value)
 
 
 def test_tables_of_the_other_body_in_a_folder_are_told(tmp_path: Path) -> None:
-    write_agora(tmp_path, "smplx", folder="SMPL", fits=False, pictures=None)
+    write_agora(tmp_path, "smplx", folder="SMPL", fits=False)
     with pytest.raises(DataError, match=r"SMPL lie in the folder of SMPL-X") as caught:
-        converted(tmp_path, tmp_path / "s.zarr")
+        read(tmp_path)
     assert "(127, 3)" in str(caught.value)
 
 
 def test_fits_of_another_frame_stop_the_conversion(tmp_path: Path) -> None:
     """Roots already turned into the camera, as a careless copy would have them."""
-    truth = write_agora(tmp_path, "smplx", pictures=None)
+    truth = write_agora(tmp_path, "smplx")
     for line in truth.people:
         for person in line:
             file = tmp_path / "smplx_gt" / f"{person.scan.path}.pkl"
@@ -595,18 +640,18 @@ def test_fits_of_another_frame_stop_the_conversion(tmp_path: Path) -> None:
             content["global_orient"] = Rotation.from_matrix(upside_down).as_rotvec()[None]
             file.write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match="fits that stand as the 3D joints"):
-        converted(tmp_path, tmp_path / "s.zarr")
+        read(tmp_path)
 
 
 def test_a_truncated_table_is_named(tmp_path: Path) -> None:
-    truth = write_agora(tmp_path, fits=False, pictures=None)
+    truth = write_agora(tmp_path, fits=False)
     truth.table.write_bytes(truth.table.read_bytes()[:-1000])
     with pytest.raises(DataError, match=r"train_0_withjv\.pkl"):
-        converted(tmp_path, tmp_path / "s.zarr")
+        read(tmp_path)
 
 
 def test_missing_pictures_are_rejected_with_their_people(tmp_path: Path) -> None:
-    truth = write_agora(tmp_path)
+    truth = write_agora(tmp_path, pictures=(1280, 720))
     name = f"{Path(truth.names[1]).stem}_1280x720.png"
     (tmp_path / "images" / "train" / name).unlink()
     _, report = converted(tmp_path, tmp_path / "s.zarr", pictures="original")
@@ -614,20 +659,20 @@ def test_missing_pictures_are_rejected_with_their_people(tmp_path: Path) -> None
 
 
 def test_fits_that_came_after_an_interruption_are_not_mixed_in(tmp_path: Path) -> None:
-    truth = write_agora(tmp_path, "smplx", fits=False, pictures=None)
+    truth = write_agora(tmp_path, "smplx", fits=False)
     second = tmp_path / "SMPLX" / "train_1_withjv.pkl"
     second.write_bytes(truth.table.read_bytes()[:-1000])
     with pytest.raises(DataError, match="train_1"):
         converted(tmp_path, tmp_path / "s.zarr")
     second.unlink()
-    write_agora(tmp_path, "smplx", pictures=None)
+    write_agora(tmp_path, "smplx")
     second.write_bytes(truth.table.read_bytes())
     with pytest.raises(DataError, match="--restart"):
         converted(tmp_path, tmp_path / "s.zarr")
 
 
 def test_the_wrong_option_and_the_missing_body_are_told(tmp_path: Path) -> None:
-    write_agora(tmp_path, fits=False, pictures=None)
+    write_agora(tmp_path, fits=False)
     with pytest.raises(DataError, match="tables of smpl only"):
         converted(tmp_path, tmp_path / "s.zarr", options={"fits": "smplx"})
     with pytest.raises(DataError, match="no tables with joints"):

@@ -8,6 +8,7 @@ so nothing here shares a formula with the converter.
 
 from __future__ import annotations
 
+import functools
 import pickle
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,6 +100,7 @@ def kid_template(template: np.ndarray) -> np.ndarray:
     return moved
 
 
+@functools.lru_cache(64)
 def kid_model(weight: float) -> Any:
     """The stand-in between the adult's template (0) and the child's (1)."""
     model = bodymodel.standin("neutral")
@@ -151,7 +153,9 @@ def smplx_rest(betas: np.ndarray, kid_weight: float) -> np.ndarray:
     return np.asarray(rest * (1 - 0.45 * kid_weight))
 
 
-def make_scan(body: str, number: int, rng: np.random.Generator) -> Scan:
+@functools.cache
+def make_scan(body: str, number: int, seed: int) -> Scan:
+    rng = np.random.default_rng([seed, number])
     path, gender, kid, age, ethnicity = SCANS[number]
     betas = rng.normal(size=11 if number in ELEVEN_BETAS else 10)
     if betas.size == 11:
@@ -250,7 +254,7 @@ def write_agora(
     names: Any = None,
     seed: int = 0,
     protocol: int = 4,
-    pictures: tuple[int, int] | None = (1280, 720),
+    pictures: tuple[int, int] | None = None,
     folder: str | None = None,
     picture_folder: str | None = None,
     fits: bool = True,
@@ -262,7 +266,7 @@ def write_agora(
     """
     rng = np.random.default_rng(seed)
     names = list(CAMERAS if names is None else names)
-    scans = [make_scan(body, i, rng) for i in range(len(SCANS))]
+    scans = [make_scan(body, i, seed) for i in range(len(SCANS))]
     truth = Truth(body, names, [], [], [])
     for picture, name in enumerate(names):
         see, matrix = camera_function(name), camera_matrix(name)
