@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     help="JPEG quality of the crops; default: 92.",
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes; default: one per core.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Work on a Dask cluster: tcp://host:port of its scheduler, or slurm with --workers N. RAW "
+    "and STORE must lie where all its machines see them.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many persons.")
 @click.option("--strict", is_flag=True, help="Fail on the first record that cannot be used.")
 @click.option(

@@ -17,7 +17,6 @@ file; nothing else changes.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import itertools
 import pkgutil
@@ -28,15 +27,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 import humandata
-from humandata.columns import Columns, Part, Reject, take, write_part
+from humandata.columns import Columns, Part, Reject
 from humandata.commit import REJECTS
 from humandata.cropping import QUALITY, Crops, people_by_picture
 from humandata.errors import DataError, HumandataError
 from humandata.packing import PICTURES_PER_PACK, blocks, copy_files, cut_files, in_turn
-from humandata.workers import Pool
+from humandata.reading import cut_to_limit, forget_changed_inputs, read_unit, stamp, strict_error
+from humandata.workers import Workers, open_pool
 from humandata.writer import StoreWriter
 
 __all__ = [
@@ -177,6 +175,7 @@ def convert(
     crop: int | None = None,
     crop_quality: int = QUALITY,
     workers: int | None = None,
+    scheduler: str | None = None,
     limit: int | None = None,
     strict: bool = False,
     options: Mapping[str, str] | None = None,
@@ -206,6 +205,10 @@ def convert(
         JPEG quality of the crops.
     workers : int, optional
         Processes; default: one per core. The result does not depend on it.
+    scheduler : str, optional
+        Work on a Dask cluster instead, with the same result: ``tcp://host:port`` of a scheduler
+        that runs, or ``slurm`` for a cluster of ``workers`` processes of its own
+        (:mod:`humandata.cluster`). Raw folder and store must lie where all machines see them.
     limit : int, optional
         Stop after this many instances.
     strict : bool
@@ -228,6 +231,8 @@ def convert(
     """
     started = time.monotonic()
     module = find(dataset)
+    if scheduler is not None:
+        raw, store = raw.absolute(), store.absolute()  # workers elsewhere have another folder
     split = _choose_split(module, raw, split)
     chosen = _check_options(module.INFO, options or {})
     units: list[Unit] = module.plan(raw, split, chosen)
@@ -246,8 +251,8 @@ def convert(
     writer = StoreWriter(store, making, restart=restart, overwrite=overwrite)
     resumed = bool(writer.finished)
     try:
-        with Pool(workers, len(units)) as pool:
-            _forget_changed_inputs(writer, units)
+        with open_pool(workers, len(units), scheduler) as pool:
+            forget_changed_inputs(writer, units)
             sources = _read_units(writer, module, units, limit, strict, pool, progress)
             attributes = _attributes(module.INFO, split, making, sources)
             if crop is not None:
@@ -340,54 +345,38 @@ def _check_options(info: DatasetInfo, options: Mapping[str, str]) -> dict[str, s
     return {name: options.get(name, option.default) for name, option in known.items()}
 
 
-def _stamp(unit: Unit) -> list[list[Any]]:
-    """Size and time of the unit's files: cheap to compare on resuming."""
-    stats = [(file, file.stat()) for file in unit.files if file.exists()]
-    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
-
-
-def _forget_changed_inputs(writer: StoreWriter, units: list[Unit]) -> None:
-    """Do a finished unit anew if its files have changed since, and its pictures with it."""
-    for number, unit in enumerate(units):
-        done = writer.finished.get(f"unit {number}")
-        if done is not None and done.get("stamp") != _stamp(unit):
-            # Packs first: were the unit forgotten alone, a crash in between would leave its packs.
-            for piece in [p for p in writer.finished if p.startswith("pack ")]:
-                writer.forget(piece)
-            writer.forget(f"unit {number}")
-
-
 def _read_units(
     writer: StoreWriter,
     module: ModuleType,
     units: list[Unit],
     limit: int | None,
     strict: bool,
-    pool: Pool,
+    pool: Workers,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """Read all units; return what the provenance says of their files."""
     name = module.__name__
-    todo = [
-        (number, (name, unit, str(writer.unit_folder(number)), strict, limit))
-        for number, unit in enumerate(units)
-        if f"unit {number}" not in writer.finished
-    ]
+    todo: list[tuple[int, tuple[Any, ...]]] = []
+    for number, unit in enumerate(units):
+        if f"unit {number}" not in writer.finished:
+            part = str(writer.unit_folder(number).relative_to(writer.partial))
+            todo.append((number, (str(writer.partial), part, name, unit, strict, limit)))
     done = len(units) - len(todo)
     _show(progress, "annotations", done, len(units))
+    reads = {number: list(unit.files) for number, unit in enumerate(units)}
     # With a limit, units are read one after another until there is enough.
     rounds = [todo] if limit is None else [[job] for job in todo]
     for jobs in rounds:
         if limit is not None and _rows(writer) >= limit:
             break
-        for number, (records, files) in pool.map(_read_unit, jobs):
+        for number, (records, files) in pool.map(read_unit, jobs, reads):
             writer.note_finished(
-                f"unit {number}", records=records, files=files, stamp=_stamp(units[number])
+                f"unit {number}", records=records, files=files, stamp=stamp(units[number])
             )
             done += 1
             _show(progress, "annotations", done, len(units))
     if limit is not None:
-        _cut_to_limit(writer, limit)
+        cut_to_limit(writer, limit)
     read = (writer.finished.get(f"unit {number}", {}) for number in range(len(units)))
     # One file may serve many units: cameras, a table of names.
     return list({file["file"]: file for line in read for file in line.get("files", [])}.values())
@@ -397,60 +386,18 @@ def _rows(writer: StoreWriter) -> int:
     return sum(part.rows["instances"] for part in writer.parts())
 
 
-def _read_unit(
-    name: str, unit: Unit, folder: str, strict: bool, limit: int | None
-) -> tuple[int, list[dict[str, Any]]]:
-    """Read one unit and write its part; runs in a worker process."""
-    columns: Columns = importlib.import_module(name).read(unit)
-    if strict and columns.rejects:
-        raise _strict_error(columns.rejects[0])
-    accounted = columns.rows("instances") + sum(columns.filtered.values()) + len(columns.rejects)
-    if columns.records != accounted:
-        raise HumandataError(
-            f"the converter lost count in unit {unit.name}: {columns.records} records read, "
-            f"{accounted} accounted for. This is a bug; please report it"
-        )
-    if limit is not None and columns.rows("instances") > limit:
-        columns = _cut(columns, limit)
-    write_part(Path(folder), columns)
-    return columns.records, [_digest(unit.raw, file) for file in unit.files]
-
-
-def _cut(columns: Columns, limit: int) -> Columns:
-    rows = columns.rows("instances")
-    cut = take(columns, np.arange(limit))
-    cut.filtered["limit"] = cut.filtered.get("limit", 0) + rows - limit
-    return cut
-
-
-def _cut_to_limit(writer: StoreWriter, limit: int) -> None:
-    """Cut later units so that all together hold ``limit`` instances."""
-    left = limit
-    for number, part in enumerate(writer.parts()):
-        rows = part.rows["instances"]
-        if rows > left:
-            write_part(writer.unit_folder(number), _cut(part.columns(), left))
-        left -= min(left, rows)
-
-
-def _digest(raw: Path, file: Path) -> dict[str, Any]:
-    shown = file.relative_to(raw) if file.is_relative_to(raw) else Path(file.name)
-    with open(file, "rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"file": shown.as_posix(), "bytes": file.stat().st_size, "sha256": sha256}
-
-
 def _write_packs(
     writer: StoreWriter,
     root: Path,
     store_as: bool | Crops,
     strict: bool,
-    pool: Pool,
+    pool: Workers,
     progress: Progress | None,
 ) -> None:
     """Write the pictures of all units (tiled or not), or crops; packs go by unit and row."""
     jobs: list[tuple[int, tuple[Any, ...]]] = []
     films_of: dict[int, str] = {}
+    first_of: dict[int, Path] = {}
     for unit, part in enumerate(writer.parts()):
         names = part.strings("images", "path")
         people = people_by_picture(part) if isinstance(store_as, Crops) else None
@@ -458,9 +405,10 @@ def _write_packs(
         sources = [(f, -1 if frames is None else int(frames[i])) for i, f in enumerate(films)]
         packs = []
         for block in blocks(films, PICTURES_PER_PACK):
-            job = (str(writer.partial), len(jobs), str(root), names[block], sources[block])
+            job = (len(jobs), str(root), names[block], sources[block])
             packs.append(len(jobs))
             films_of[len(jobs)] = films[block.start]
+            first_of[len(jobs)] = root / (films[block.start] or names[block.start])
             how = (store_as,) if people is None else (people[block], store_as)
             jobs.append((len(jobs), (*job, *how)))
         line = {"packs": packs} if people is None else {"packs": packs, "crop_packs": packs}
@@ -471,24 +419,16 @@ def _write_packs(
     work = cut_files if isinstance(store_as, Crops) else copy_files
     # Packs of one video are made in turn by one process, which decodes it once.
     groups = itertools.groupby(todo, lambda job: films_of[job[0]] or job[0])
-    together = [(number, (work, list(group))) for number, (_, group) in enumerate(groups)]
-    for _, made in pool.map(in_turn, together):
+    listed = [list(group) for _, group in groups]
+    together = [(n, (str(writer.partial), work, group)) for n, group in enumerate(listed)]
+    reads = {n: [first_of[number] for number, _ in group] for n, group in enumerate(listed)}
+    for _, made in pool.map(in_turn, together, reads):
         for number, rejects in made:
             if strict and rejects:
-                raise _strict_error(rejects[0])
+                raise strict_error(rejects[0])
             writer.note_finished(f"pack {number}")
             done += 1
             _show(progress, "pictures", done, len(jobs))
-
-
-def _strict_error(reject: Reject) -> DataError:
-    return DataError(
-        reject.file,
-        reject.record or None,
-        expected="a record that can be used (--strict)",
-        found=f"{reject.reason}: {reject.detail}",
-        hint="Without --strict such records are counted and listed",
-    )
 
 
 def _attributes(

@@ -107,10 +107,10 @@ def blocks(films: Sequence[str], most: int = PICTURES_PER_PACK) -> list[slice]:
 
 
 def in_turn(
-    work: Callable[..., list[Reject]], jobs: Sequence[tuple[int, tuple[Any, ...]]]
+    partial: str, work: Callable[..., list[Reject]], jobs: Sequence[tuple[int, tuple[Any, ...]]]
 ) -> list[tuple[int, list[Reject]]]:
     """Make packs one after another: those of one video, which is then decoded once."""
-    return [(number, work(*arguments)) for number, arguments in jobs]
+    return [(number, work(partial, *arguments)) for number, arguments in jobs]
 
 
 def write_pack(

@@ -4,12 +4,45 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from humandata.errors import HumandataError
+
+Jobs = Sequence[tuple[int, tuple[Any, ...]]]
+"""Numbered arguments. The first argument is the folder that a job writes to."""
+
+Reads = Mapping[int, Sequence[Path]]
+"""By number of the job, some of the files that it reads: do its workers see them?"""
+
+
+class Workers(Protocol):
+    """Processes of this machine (:class:`Pool`), or of many (:mod:`humandata.cluster`)."""
+
+    def __enter__(self) -> Workers: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def map(
+        self, function: Callable[..., Any], jobs: Jobs, reads: Reads | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield ``(number, function(*arguments))`` as the jobs finish, in any order.
+
+        What a job wrote is whole and in its place when its result is yielded.
+        """
+        ...
+
+
+def open_pool(workers: int | None, jobs: int, scheduler: str | None = None) -> Workers:
+    """Processes for about ``jobs`` jobs; on a cluster where a scheduler is named."""
+    if scheduler is None:
+        return Pool(workers, jobs)
+    from humandata.cluster import ClusterPool
+
+    return ClusterPool(scheduler, workers)
 
 
 class Pool:
@@ -27,7 +60,7 @@ class Pool:
             self._executor.shutdown(cancel_futures=True)
 
     def map(
-        self, function: Callable[..., Any], jobs: list[tuple[int, tuple[Any, ...]]]
+        self, function: Callable[..., Any], jobs: Jobs, reads: Reads | None = None
     ) -> Iterator[tuple[int, Any]]:
         """Yield ``(number, function(*arguments))`` as the jobs finish."""
         if self.workers <= 1 or len(jobs) <= 1:
