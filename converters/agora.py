@@ -174,7 +174,8 @@ def _small(raw: Path, folders: list[str], wanted: str) -> tuple[bool, list[str]]
     """Whether the smaller pictures are used, and what to tell of the choice."""
     if wanted != "auto":
         return wanted == "1280x720", []
-    names = [file.stem for folder in folders for file in (raw / folder).glob("*.png")]
+    files = [file.stem for folder in folders for file in (raw / folder).glob("*.png")]
+    names = [name for name in files if "_mask" not in name]
     small = any(name.endswith(agora_camera.SMALL_ENDING) for name in names)
     large = any(not name.endswith(agora_camera.SMALL_ENDING) for name in names)
     if small and large:
