@@ -187,7 +187,7 @@ def _with_ground_truth(store: Store, protocol: Protocol) -> Array:
     if protocol.ground_truth == "keypoints3d":
         fields = ["keypoints3d"]
     missing = [name for name in fields if name not in store.instances]
-    valid = np.ones(len(store), bool)
+    valid: Array = np.ones(len(store), bool)
     if not missing and protocol.ground_truth == "keypoints3d":
         valid = (np.asarray(store.instances["keypoints3d"])[..., 3] > 0).all(axis=1)
     elif not missing and "smpl/valid" in store.instances:
