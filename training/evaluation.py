@@ -189,7 +189,8 @@ def _with_ground_truth(store: Store, protocol: Protocol) -> Array:
     missing = [name for name in fields if name not in store.instances]
     valid: Array = np.ones(len(store), bool)
     if not missing and protocol.ground_truth == "keypoints3d":
-        valid = (np.asarray(store.instances["keypoints3d"])[..., 3] > 0).all(axis=1)
+        confidence = np.asarray(store.instances["keypoints3d"])[..., 3]
+        valid = np.asarray((confidence > 0).all(axis=1))
     elif not missing and "smpl/valid" in store.instances:
         valid = np.asarray(store.instances["smpl/valid"]).astype(bool)
     if missing or not valid.any():
