@@ -101,6 +101,8 @@ def _put_body(job: Job, data: dict[str, Any], misc: dict[str, Any], model: str) 
         made = {words[code] for code in np.unique(job.store.instances[f"{model}/source"][:][valid])}
         if len(made) == 1 and (word := made.pop()) in SMPL_SOURCES:
             misc[f"{model}_source"] = SMPL_SOURCES[word]
+            if word == "mosh":
+                job.notes.append("fits by MoSh are told as 'original', HumanData's word for them")
             job.used.add(f"instances/{model}/source")
 
 

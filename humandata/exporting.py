@@ -165,14 +165,16 @@ def _write_spin(job: Job, file: Path) -> int:
     usable = boxes[:, 4] > 0
     if not usable.all():
         job.left_out["people without a box"] = f"{int((~usable).sum()):,}: SPIN cuts around the box"
-    if not np.isclose(factor, SPIN_FACTOR):
-        job.notes.append(f"scale was enlarged from a factor of {factor:g} to SPIN's {SPIN_FACTOR}")
+    # Factors below 1 are SPIN's own rule for boxes of silhouettes (Human3.6M): they stay.
+    larger = SPIN_FACTOR / factor if factor >= 1 else 1.0
+    if not np.isclose(larger, 1):
+        job.notes.append(f"boxes went from a factor of {factor:g} to SPIN's {SPIN_FACTOR:g}")
     if (boxes[usable, 2] != boxes[usable, 3]).any():
         job.notes.append("boxes became squares of their longer side")
     data: dict[str, Array] = {
         "imgname": npz_writing.text(job.paths()),
         "center": boxes[:, :2] + boxes[:, 2:4] / 2,
-        "scale": boxes[:, 2:4].max(axis=1) * (SPIN_FACTOR / factor) / SIDE_PER_SCALE,
+        "scale": boxes[:, 2:4].max(axis=1) * larger / SIDE_PER_SCALE,
     }
     if job.has("keypoints2d"):
         data["part"], _ = job.joints("keypoints2d", "smpl_24")

@@ -241,6 +241,18 @@ def test_spin_gives_every_value_back(tmp_path: Path) -> None:
                 assert_allclose(npz[key], values, rtol=1e-5, atol=1e-5, err_msg=key)
 
 
+def test_the_real_fragment_of_human36m_goes_out_as_it_came_in(
+    samples: Path, tmp_path: Path
+) -> None:
+    file = samples / "h36m" / "test_h36m.npz"
+    convert("spin", file, tmp_path / "s.zarr", workers=1, pictures="none")
+    export(humandata.open(tmp_path / "s.zarr"), tmp_path / "o.npz", "spin")
+    with np.load(file) as first, np.load(tmp_path / "o.npz") as second:
+        assert first["imgname"].tolist() == second["imgname"].tolist()
+        for key in ("center", "scale", "part", "S", "pose", "shape"):
+            assert_allclose(second[key], first[key], rtol=1e-6, atol=1e-6, err_msg=key)
+
+
 def test_genders_are_written_as_spin_reads_them(tmp_path: Path) -> None:
     file = spin_release.write(tmp_path / "3dpw_test.npz", spin_release.evaluation_values())
     store = back(file, "spin")
