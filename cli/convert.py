@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 @click.option(
     "--list", "show_list", is_flag=True, help="Every dataset: what it expects and yields."
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Only say what of the release is there, what is missing, and whether the disk has room; "
+    "STORE may be left out. Exit status 0 if the conversion could start, else 1.",
+)
 @click.option("--split", help="Split to convert; may be left out if only one is on the disk.")
 @click.option(
     "--pictures",
@@ -61,6 +67,7 @@ def convert(
     raw: Path | None,
     store: Path | None,
     show_list: bool,
+    check: bool,
     split: str | None,
     options: tuple[str, ...],
     filter_: str | None,
@@ -80,8 +87,8 @@ def convert(
     if show_list:
         _print_datasets(as_json)
         return
-    if dataset is None or raw is None or store is None:
-        raise click.UsageError("DATASET, RAW and STORE are needed (or --list).")
+    if dataset is None or raw is None or (store is None and not check):
+        raise click.UsageError("DATASET, RAW and STORE are needed (or --list, or --check).")
     if crop is not None and pictures not in (None, "none"):
         raise click.UsageError(
             f"A store of crops holds no whole pictures: leave out --crop or --pictures {pictures}."
@@ -94,6 +101,11 @@ def convert(
     chosen = _parse(options)
     if filter_ is not None:
         chosen["filter"] = filter_
+    if check or store is None:
+        kept = ("pictures", "crop", "strict", "overwrite", "restart")
+        said = {name: settings[name] for name in kept}
+        _check(dataset, raw, store, as_json, split=split, options=chosen, **said)
+        return
     from humandata.converters import converter
 
     bars = Bars(quiet=as_json)
@@ -107,6 +119,19 @@ def convert(
         print_json(report.as_dict())
     else:
         _print_report(report)
+
+
+def _check(dataset: str, raw: Path, store: Path | None, as_json: bool, **settings: Any) -> None:
+    from humandata.cli.console import print_json
+    from humandata.release_check import check_release, describe
+
+    said = check_release(dataset, raw, store, **settings)
+    if as_json:
+        print_json(said.as_dict())
+    else:
+        click.echo("\n".join(describe(said)))
+    if not said.could_start:
+        raise SystemExit(1)
 
 
 def _parse(options: tuple[str, ...]) -> dict[str, str]:

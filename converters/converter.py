@@ -234,9 +234,9 @@ def convert(
     if scheduler is not None:
         raw, store = raw.absolute(), store.absolute()  # workers elsewhere have another folder
     split = _choose_split(module, raw, split)
-    chosen = _check_options(module.INFO, options or {})
+    chosen = check_options(module.INFO, options or {})
     units: list[Unit] = module.plan(raw, split, chosen)
-    pictures = _check_pictures(pictures, crop)
+    pictures = check_pictures(pictures, crop)
     making = {
         "dataset": dataset,
         "split": split,
@@ -316,7 +316,8 @@ def _choose_split(module: ModuleType, raw: Path, split: str | None) -> str:
     raise HumandataError(f"{raw} holds the splits {', '.join(found)}: choose one with --split")
 
 
-def _check_pictures(pictures: str | None, crop: int | None) -> str:
+def check_pictures(pictures: str | None, crop: int | None) -> str:
+    """What is stored of the pictures; HumandataError if the two settings contradict each other."""
     chosen = pictures or ("tiled" if crop is None else "none")
     if chosen not in PICTURES:
         raise HumandataError(f"pictures={chosen}: choose among {', '.join(PICTURES)}")
@@ -334,7 +335,8 @@ def _box_factor(parts: list[Part]) -> float | None:
     return next((factor for factor in factors if factor is not None), None)
 
 
-def _check_options(info: DatasetInfo, options: Mapping[str, str]) -> dict[str, str]:
+def check_options(info: DatasetInfo, options: Mapping[str, str]) -> dict[str, str]:
+    """A converter's options with their defaults; HumandataError on an unknown name or choice."""
     known = {option.name: option for option in info.options}
     for name, value in options.items():
         if name not in known:

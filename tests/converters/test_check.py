@@ -1,0 +1,175 @@
+"""``humandata convert X --check RAW`` says what is there before any work, and what it looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from coco_release import write_coco
+from h36m_release import write_h36m
+from pw3d_release import write_pw3d
+
+from humandata import HumandataError
+from humandata.cli.convert import convert as command
+from humandata.converters import converter
+from humandata.release_check import FILMS, SAMPLE, check_release, describe
+
+SMALL = (108, 192)
+
+
+def release(root: Path, sequences: int = 3, frames: int = 4) -> Path:
+    for i in range(sequences):
+        write_pw3d(root, name=f"walk_{i:02d}", frames=frames, size=SMALL, seed=i)
+    return root
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+def everything(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_both_ways_of_asking_give_one_answer_and_write_nothing(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw")
+    before = everything(tmp_path)
+    first, second = run("pw3d", "--check", raw), run("pw3d", raw, "--check")
+    third = run("pw3d", raw, tmp_path / "s.zarr", "--check")
+    assert [r.exit_code for r in (first, second, third)] == [0, 0, 0]
+    told = [[line for line in r.output.splitlines() if "free" not in line] for r in (first, second)]
+    assert told[0] == told[1]
+    for part in (converter.find("pw3d").INFO.expects, "test: 3 units, 3 annotation files",
+                 "unit walk_00 was read (not the other 2): 8 records, 6 persons, 4 pictures",
+                 "looked at: 4 of that unit's 4: 4 usable", "could start: yes"):  # fmt: skip
+        assert part in first.output
+    assert "free space is that of the current folder" in first.output
+    assert "current folder" not in third.output
+    assert everything(tmp_path) == before
+
+
+def test_json_says_the_same(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw")
+    content = json.loads(run("pw3d", raw, "--check", "--json").output)
+    assert content["could_start"] is True
+    (split,) = content["splits"]
+    file = raw / "sequenceFiles/test/walk_01.pkl"
+    assert split["files"][str(file)] == file.stat().st_size
+    assert (split["units"], split["records"], split["pictures"]["there"]) == (3, 8, 4)
+
+
+@pytest.mark.parametrize("name", sorted(converter.datasets()))
+def test_every_converter_says_of_an_empty_folder_what_it_expects(name: str, tmp_path: Path) -> None:
+    result = run(name, "--check", tmp_path)
+    assert result.exit_code == 1
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert f"expects  {converter.find(name).INFO.expects}" in result.output
+    assert f"missing or wrong: {tmp_path}" in result.output
+    assert "could start: no" in result.output
+    assert "no such file or folder" in run(name, "--check", tmp_path / "nowhere").output
+
+
+def test_only_a_sample_of_the_first_unit_is_looked_at(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_pw3d(raw, name="walk_00", frames=45, size=SMALL, pictures=False)
+    (raw / "imageFiles/walk_00").mkdir(parents=True)
+    for i in range(45):
+        cv2.imwrite(str(raw / f"imageFiles/walk_00/image_{i:05d}.jpg"), np.zeros(SMALL[::-1]))
+    write_pw3d(raw, name="walk_01", frames=4, size=SMALL)
+    later = raw / "sequenceFiles/test/walk_01.pkl"
+    later.write_bytes(later.read_bytes()[:500])  # found out by the conversion only
+    for file in (raw / "imageFiles/walk_01").iterdir():
+        file.unlink()
+    (split,) = check_release("pw3d", raw).splits
+    seen = split.pictures
+    assert (seen.of, seen.looked_at, seen.there) == (45, SAMPLE, SAMPLE)
+    assert split.problems == []
+    assert "was read (not the other 1)" in "\n".join(describe(check_release("pw3d", raw)))
+
+
+def test_missing_pictures_are_named_and_judged_by_what_is_wanted(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw", sequences=1)
+    folder = raw / "imageFiles/walk_00"
+    (folder / "image_00000.jpg").unlink()
+    (folder / "image_00002.jpg").write_bytes(b"\xff\xd8 rubbish")
+    some = check_release("pw3d", raw)
+    assert some.could_start
+    (split,) = some.splits
+    (missing,), (damaged,) = split.pictures.missing, split.pictures.damaged
+    assert missing.startswith(f"{folder / 'image_00000.jpg'}: ")
+    assert damaged.startswith(f"{folder / 'image_00002.jpg'}: ")
+    assert "2 of the 4 pictures looked at cannot be used" in split.notes[-1]
+    assert not check_release("pw3d", raw, strict=True).could_start
+    for file in folder.iterdir():
+        file.unlink()
+    gone = check_release("pw3d", raw)
+    assert not gone.could_start
+    assert "4 of the 4 pictures looked at cannot be used" in gone.splits[0].problems[0]
+    assert check_release("pw3d", raw, pictures="none").could_start
+    assert not check_release("pw3d", raw, crop=64).could_start
+
+
+def test_a_damaged_annotation_file_is_a_line_with_its_hint(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw", sequences=1)
+    file = raw / "sequenceFiles/test/walk_00.pkl"
+    file.write_bytes(file.read_bytes()[:90])
+    result = run("pw3d", raw, "--check")
+    assert result.exit_code == 1
+    assert f"missing or wrong: test: {file}, byte 85: expected a complete pickle" in result.output
+    assert "fetch it again" in result.output
+    file.write_bytes(b"")
+    assert f"{file}: an empty file" in run("pw3d", raw, "--check").output
+
+
+def test_every_split_is_looked_at_unless_one_is_chosen(tmp_path: Path) -> None:
+    for split in ("train2017", "val2017"):
+        write_coco(tmp_path / "raw", split)
+    both = check_release("coco", tmp_path / "raw")
+    assert [s.split for s in both.splits] == ["train2017", "val2017"]
+    assert any("choose with --split" in note for note in both.notes)
+    one = check_release("coco", tmp_path / "raw", split="val2017")
+    assert [s.split for s in one.splits] == ["val2017"]
+    (val,) = one.splits
+    assert val.records == val.instances + sum(val.filtered.values())
+    assert "also there: train2017" in one.notes
+    absent = check_release("coco", tmp_path / "raw", split="val2014")
+    assert "person_keypoints_val2014.json: expected" in absent.splits[0].problems[0]
+    with pytest.raises(HumandataError, match="no split 'test'"):
+        check_release("coco", tmp_path / "raw", split="test")
+    with pytest.raises(HumandataError, match="no option 'filtre'"):
+        check_release("coco", tmp_path / "raw", options={"filtre": "none"})
+
+
+def test_one_frame_each_of_a_few_videos_is_decoded(tmp_path: Path) -> None:
+    write_h36m(tmp_path / "raw", {"S1": [(2, 1, "Directions 1")]}, frames=4, videos=True)
+    (split, *_) = check_release("h36m", tmp_path / "raw").splits
+    assert split.pictures.frames_of_videos
+    assert 1 <= split.pictures.looked_at <= FILMS <= split.pictures.of
+    assert split.pictures.there == split.pictures.looked_at
+
+
+def test_the_estimate_of_the_disk_is_near_what_the_store_takes(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw")
+    dice = np.random.default_rng(0)
+    for file in (raw / "imageFiles").rglob("*.jpg"):
+        noise = dice.integers(0, 256, (*reversed(SMALL), 3), np.uint8)
+        cv2.imwrite(str(file), noise, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    (split,) = check_release("pw3d", raw, pictures="original").splits
+    converter.convert("pw3d", raw, tmp_path / "s.zarr", pictures="original", workers=1)
+    size = sum(p.stat().st_size for p in (tmp_path / "s.zarr").rglob("c/*") if p.is_file())
+    assert size <= split.needs_bytes <= 1.5 * size
+
+
+def test_a_disk_too_small_and_a_store_that_is_there_are_reasons(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw", sequences=1)
+    assert "bytes are needed" in check_release("pw3d", raw, crop=10**9).problems[0]
+    store = tmp_path / "s.zarr"
+    converter.convert("pw3d", raw, store, workers=1)
+    assert "there already" in check_release("pw3d", raw, store).problems[0]
+    assert check_release("pw3d", raw, store, overwrite=True).could_start
+    (tmp_path / "t.zarr.partial").mkdir()
+    assert "interrupted run" in check_release("pw3d", raw, tmp_path / "t.zarr").notes[0]
