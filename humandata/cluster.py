@@ -43,6 +43,8 @@ PATIENCE = 120.0
 """Seconds without any worker, or until a shared file system shows a new file, before giving up."""
 CONNECTING = 15.0
 """Seconds that a scheduler may take to answer."""
+POLL = 2.0
+"""Seconds between two looks at whether there is still a cluster."""
 RESUMES = "What is finished is kept: run the same command again, and it resumes"
 
 # Readers of videos and of HDF5 files keep a state per process; a worker may have many threads.
@@ -137,8 +139,7 @@ class ClusterPool:
             held.append(future)
             future.add_done_callback(finished.put)
         for _ in jobs:
-            future = self._next(finished)
-            name, pieces, result = self._outcome(future)
+            future, (name, pieces, result) = self._next(finished)
             _publish(partial, name, pieces)
             yield numbers[future.key], result
             future.release()
@@ -166,13 +167,21 @@ class ClusterPool:
             ) from error
 
     def _next(self, finished: queue.SimpleQueue[Any]) -> Any:
-        """The next job that is done; looks from time to time whether there is still a cluster."""
+        """The next job that is done; looks from time to time whether there is still a cluster.
+
+        Returns
+        -------
+        future, (name, pieces, result)
+            What :func:`attempt` returned.
+        """
         since = time.monotonic()
         while True:
-            try:
-                return finished.get(timeout=2.0)
-            except queue.Empty:
-                pass
+            with contextlib.suppress(queue.Empty):
+                future = finished.get(timeout=POLL)
+                outcome = self._outcome(future)
+                if outcome is not None:
+                    return future, outcome
+                future.add_done_callback(finished.put)  # once it is done anew
             if self._client.status == "closed":
                 raise self._lost()
             with contextlib.suppress(OSError):  # no answer; Dask tries to connect anew
@@ -189,13 +198,19 @@ class ClusterPool:
         return HumandataError(f"lost the scheduler at {self.scheduler}. {RESUMES}")
 
     def _outcome(self, future: Any) -> Any:
+        """What a job returned; None where that was lost with its worker, and has to be redone."""
         try:
-            return future.result()
+            return future.result(timeout=POLL)
+        except TimeoutError:
+            if future.status == "error":  # of the job's own: a file system did not answer
+                raise
+            return None
         except self._dask.KilledWorker as error:
+            deaths = error.allowed_failures + 1
+            who = f"{deaths} worker processes" if deaths > 1 else "1 worker process"
             raise HumandataError(
-                f"{error.allowed_failures + 1} worker processes died one after another on the same "
-                "piece of work, most likely for want of memory: start workers with more of it. "
-                f"{RESUMES}"
+                f"{who} died on the same piece of work, most likely for want of memory: start "
+                f"workers with more of it. {RESUMES}"
             ) from None
         except (CancelledError, self._dask.comm.CommClosedError):
             raise self._lost() from None

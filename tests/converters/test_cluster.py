@@ -153,21 +153,42 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
     assert same_files(store, local)
 
 
+def dies_at(folder: Path, size: int) -> str:
+    """The kernel kills such a worker at the moment when a file grows beyond this many bytes."""
+    (folder / "doom.py").write_text(
+        "import resource, signal\n"
+        "def dask_setup(worker):\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
+        f"    resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+    )
+    return f"--preload={folder / 'doom.py'}"
+
+
+@pytest.mark.slow
+def test_work_that_no_worker_survives_ends_in_a_message(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")  # by default 3
+    started = Cluster(tmp_path)
+    # Its own log is a file too, which has to be shorter than this.
+    started.worker(dies_at(tmp_path, 5000))
+    run = client("pw3d", raw, tmp_path / "s.zarr", "--scheduler", started.address)
+    _, errors = run.communicate()
+    started.close()
+    assert run.returncode == 1
+    assert "1 worker process died" in errors
+    assert "most likely for want of memory" in errors
+    assert "Traceback" not in errors
+
+
 @pytest.mark.slow
 def test_what_a_worker_left_half_written_is_not_taken_up(
     raw: Path, local: Path, tmp_path: Path
 ) -> None:
-    # The kernel kills this worker at the moment when a file grows beyond 5,000 bytes: all fit
-    # into that but one pack.
-    (tmp_path / "doom.py").write_text(
-        "import resource, signal\n"
-        "def dask_setup(worker):\n"
-        "    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
-    )
+    preload = dies_at(tmp_path, 5000)  # all fit into that but one pack
     started = Cluster(tmp_path)
     try:
-        doomed = started.worker(f"--preload={tmp_path / 'doom.py'}")
+        doomed = started.worker(preload)
         store = tmp_path / "s.zarr"
         run = client("pw3d", raw, store, "--scheduler", started.address)
         assert doomed.wait(60) == -signal.SIGXFSZ
