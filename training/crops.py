@@ -203,7 +203,7 @@ def transform(targets: dict[str, NDArray[Any]], crop: Geometry) -> dict[str, NDA
 
     points3d = targets["keypoints3d"].copy()
     points3d[flip] = points3d[flip][:, permutation]
-    points3d[..., :3] = np.einsum("bij,bkj->bki", _turns(crop), points3d[..., :3])
+    points3d[..., :3] = points3d[..., :3] @ _turns(crop).transpose(0, 2, 1)
 
     pose = targets["pose"].copy()
     pose[flip] = geometry.flip_pose(pose[flip])
