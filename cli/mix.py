@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def mix(name: str | None, stores: Path | None, as_json: bool) -> None:
-    """Show the mixes 1 to 11 of hmr-benchmarks, or one of them, and which stores are missing.
+    """Show the mixes 1 to 11 of hmr-benchmarks and those of CLIFF, and which stores are missing.
 
     A store is looked for under the name hmr-benchmarks gives its file, such as
     h36m_mosh_train.zarr. Train from a mix with: humandata train --mix mix2 --out RUN
@@ -74,9 +74,11 @@ def _print_one(mix: NamedMix) -> None:
         for part in mix.parts
     ]
     click.echo(table(rows, ("store", "share", "dataset", "where")))
-    click.echo(f"\npublished for HMR on ResNet-50 (3DPW test, PA-MPJPE): {_published(mix)} mm")
+    click.echo()
+    if mix.published:
+        click.echo(f"published for HMR on ResNet-50 (3DPW test, PA-MPJPE): {_published(mix)} mm")
     if mix.note:
-        click.echo(f"  {mix.note}")
+        click.echo(mix.note)
     if mix.missing:
         click.echo("\nto make what is missing:")
     for part in mix.missing:

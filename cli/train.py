@@ -38,8 +38,8 @@ import click
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="Start from a published configuration: hmr, hmr-l1, hmr-l1-coco or hmr-l1-coco-aug. It "
-    "names its mix; other flags change it.",
+    help="Start from a published configuration: hmr, hmr-l1, hmr-l1-coco, hmr-l1-coco-aug or "
+    "cliff. It names its mix; other flags change it.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder.")
 @click.option("--resume", is_flag=True, help="Go on from the latest checkpoint in --out.")

@@ -136,7 +136,7 @@ def _tables() -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """Names of all mixes, ``mix1`` to ``mix11``."""
+    """Names of all mixes, ``mix1`` to ``mix11`` first."""
     return list(_tables()["mixes"])
 
 
@@ -151,7 +151,7 @@ def find(name: str, folder: Path | None = None) -> NamedMix:
     Parameters
     ----------
     name : str
-        ``mix1`` ... ``mix11``.
+        ``mix1`` ... ``mix11``, ``cliff-stage1``, ``cliff-stage2``.
     folder : Path, optional
         See `stores_folder`.
 
