@@ -15,6 +15,17 @@ def print_json(content: Any) -> None:
     click.echo(json.dumps(content, indent=1, ensure_ascii=False))
 
 
+def need_torch() -> None:
+    """Stop with the extra to install where something that training needs is missing."""
+    from importlib.util import find_spec
+
+    from humandata.errors import MissingExtra
+
+    for package in ("torch", "timm", "safetensors", "tensorboard"):
+        if find_spec(package) is None:
+            raise MissingExtra(package, "train")
+
+
 def table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) -> str:
     """Rows as aligned columns; numbers to the right."""
     lines = [[str(cell) for cell in row] for row in rows]

@@ -22,7 +22,9 @@ def flops(algorithm: str, backbone: tuple[str, ...], image_size: int, as_json: b
     GMACs are thousand million multiply-accumulates; papers of this field often call them GFLOPs.
     Convolutions, matrix products and attention are counted, normalisation and activation are not.
     """
-    from humandata.cli.console import print_json, table
+    from humandata.cli.console import need_torch, print_json, table
+
+    need_torch()
     from humandata.training.complexity import complexity
 
     found = [complexity(algorithm, name, image_size) for name in backbone]

@@ -130,7 +130,9 @@ def train(
         return
     if out is None:
         raise click.UsageError("name the run folder: --out RUN")
-    _need_torch()
+    from humandata.cli.console import need_torch
+
+    need_torch()
     from humandata.training import engine
 
     made = _recipe(mix, stores, recipe, out, resume, config, settings, flags)
@@ -145,16 +147,6 @@ def train(
         click.echo(json.dumps({"run": str(out), "checkpoint": str(checkpoint), "last": last}))
     else:
         click.echo(f"trained: {checkpoint}")
-
-
-def _need_torch() -> None:
-    from importlib.util import find_spec
-
-    from humandata.errors import MissingExtra
-
-    for package in ("torch", "timm", "safetensors", "tensorboard"):
-        if find_spec(package) is None:
-            raise MissingExtra(package, "train")
 
 
 def _what_is_missing(

@@ -48,8 +48,9 @@ def import_(file: Path, out: Path | None, model: str | None, as_json: bool) -> N
     only looked at. No code inside of the file is run. Exit status 1 when it is not, or not all of,
     a network that is known; the table says what differs.
     """
-    _need_torch()
-    from humandata.cli.console import print_json
+    from humandata.cli.console import need_torch, print_json
+
+    need_torch()
     from humandata.training.weights import recognise, write
 
     found = recognise(file, model)
@@ -91,13 +92,3 @@ def _print(found: Recognised) -> None:
         click.echo(f"for: humandata train --backbone {found.backbone} --init FILE.safetensors")
     else:
         click.echo("for: humandata eval --checkpoint FILE.safetensors, or train --init")
-
-
-def _need_torch() -> None:
-    from importlib.util import find_spec
-
-    from humandata.errors import MissingExtra
-
-    for package in ("torch", "timm", "safetensors"):
-        if find_spec(package) is None:
-            raise MissingExtra(package, "train")

@@ -233,7 +233,9 @@ def _stages_of_pictures(store: Store, rows: Any, affines: Any, image_size: int) 
     cv2.setNumThreads(1)
     images = np.asarray(store.instances["image"])[rows]
     out = np.empty((image_size, image_size, 3), np.uint8)
-    flat = np.zeros((image_size + 32, image_size + 32, 3), np.uint8)
+    # Four channels, which is what regions are decoded to: OpenCV warps them faster than three.
+    flat = np.zeros((image_size + 32, image_size + 32, 4), np.uint8)
+    warped = np.empty((image_size, image_size, 4), np.uint8)
     matrix = np.array([[0.9, 0.1, 3], [-0.1, 0.9, 20]])
 
     def read(number: int) -> None:
@@ -247,7 +249,8 @@ def _stages_of_pictures(store: Store, rows: Any, affines: Any, image_size: int) 
         cut(store, int(rows[number]), affines[number], out)
 
     def warp(number: int) -> None:
-        cv2.warpAffine(flat, matrix, (image_size, image_size), dst=out, flags=cv2.INTER_LINEAR)
+        cv2.warpAffine(flat, matrix, (image_size, image_size), dst=warped, flags=cv2.INTER_LINEAR)
+        cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
 
     try:
         bytes_ms, cut_ms, warp_ms = (_mean(step, len(rows)) for step in (read, crop, warp))
