@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -114,12 +115,11 @@ def test_convolutions_start_small_and_linear_layers_as_torch_does() -> None:
     assert linear.abs().max().item() == pytest.approx(736**-0.5, rel=0.01)
 
 
-def test_names_equal_the_sheet_of_checkpoints(samples: Path) -> None:
-    sheet = samples.parent / "algorithms" / "checkpoint_layouts.csv"
-    if not sheet.is_file():
-        pytest.skip("the sheet of checkpoint layouts is not here")
-    with sheet.open(newline="") as file:
+def test_names_and_shapes_are_those_of_mmhuman3ds_checkpoints() -> None:
+    layouts = REFERENCE.with_name("checkpoint_layouts.csv.xz")
+    with lzma.open(layouts, "rt", encoding="utf-8") as file:
         rows = [row for row in csv.reader(file) if row[0] == "mmhuman3d_disc"]
+    assert rows
     expected = {row[1].removeprefix("disc."): row[2] for row in rows}
     state = SMPLDiscriminator().state_dict()
     assert {k: "x".join(map(str, v.shape)) for k, v in state.items()} == expected
