@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import logging
 import os
 import queue
 import shutil
@@ -49,6 +50,15 @@ RESUMES = "What is finished is kept: run the same command again, and it resumes"
 
 # Readers of videos and of HDF5 files keep a state per process; a worker may have many threads.
 _one_at_a_time = threading.Lock()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of asyncio's log tells anything.
+
+    Where futures end early, Dask's client leaves a task behind whose exception nobody asked for;
+    asyncio would print its traceback beside the message that says what happened.
+    """
+    return record.exc_info is None or type(record.exc_info[1]).__name__ != "AllExit"
 
 
 class ClusterPool:
@@ -145,6 +155,7 @@ class ClusterPool:
             future.release()
 
     def _connect(self) -> None:
+        logging.getLogger("asyncio").addFilter(_is_news)  # the same filter is added only once
         try:
             if self.scheduler == "slurm":
                 self._cluster = start_slurm(self.workers or 1)

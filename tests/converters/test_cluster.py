@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from pw3d_release import write_pw3d
 
 import humandata
 from humandata import DataError, HumandataError, MissingExtra, cluster
-from humandata.cluster import ClusterPool, attempt
+from humandata.cluster import ClusterPool, _is_news, attempt
 from humandata.columns import Columns, Part, write_part
 from humandata.converters.converter import convert
 
@@ -397,3 +398,15 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MissingExtra, match=r"humandata\[cluster\]"):
         ClusterPool("tcp://localhost:8786")
+
+
+def test_what_dask_leaves_behind_is_no_news_and_everything_else_is() -> None:
+    from distributed.client import AllExit
+
+    def record(error: Exception | None) -> logging.LogRecord:
+        told = None if error is None else (type(error), error, None)
+        return logging.LogRecord("asyncio", logging.ERROR, "", 0, "a task failed", (), told)
+
+    assert not _is_news(record(AllExit()))
+    assert _is_news(record(ValueError("lost")))
+    assert _is_news(record(None))
