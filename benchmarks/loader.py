@@ -46,7 +46,7 @@ def write(path: Path, instances: int, size: tuple[int, int], pictures: int) -> P
         noisy = smooth + rng.integers(-6, 7, smooth.shape)
         picture = np.clip(noisy, 0, 255).astype(np.uint8)
         encoded.append(bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]))
-    with humandata.create(path, dataset="loader") as writer:
+    with humandata.create(path, dataset="loader", tiled=True) as writer:
         for start in range(0, instances, 50_000):
             n = min(50_000, instances - start)
             side = rng.uniform(0.3, 0.6, (n, 2)) * height

@@ -147,6 +147,24 @@ def train(
         click.echo(json.dumps({"run": str(out), "checkpoint": str(checkpoint), "last": last}))
     else:
         click.echo(f"trained: {checkpoint}")
+    _leave()
+
+
+def _leave() -> None:
+    """End one of several processes at once, when its work is done and written.
+
+    Threads of gloo may still run when the interpreter takes itself apart, and C++ then aborts
+    (exit status -6) a process that has done all it should.
+    """
+    import os
+    import sys
+
+    from humandata.training.distributed import ranks
+
+    if ranks().world_size > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _what_is_missing(

@@ -111,5 +111,6 @@ def group(here: Ranks, device: torch.device) -> Iterator[None]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        distributed.barrier()  # nobody takes the connection down while others still use it
     finally:
         distributed.destroy_process_group()

@@ -114,6 +114,7 @@ def local(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_a_cluster_writes_the_files_of_one_machine(
     running: Cluster, raw: Path, local: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_cluster_writes_the_files_of_one_machine(
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("settings", [{"crop": 64}, {"limit": 9, "pictures": "original"}])
 def test_crops_and_a_limit_are_the_same_too(
     running: Cluster, raw: Path, tmp_path: Path, settings: dict[str, Any]
@@ -139,6 +141,7 @@ def test_crops_and_a_limit_are_the_same_too(
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_a_worker_killed_in_the_middle_changes_nothing(
     running: Cluster, raw: Path, local: Path, tmp_path: Path
 ) -> None:
@@ -166,6 +169,7 @@ def dies_at(folder: Path, size: int) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_work_that_no_worker_survives_ends_in_a_message(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +187,7 @@ def test_work_that_no_worker_survives_ends_in_a_message(
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_what_a_worker_left_half_written_is_not_taken_up(
     raw: Path, local: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +217,7 @@ def test_what_a_worker_left_half_written_is_not_taken_up(
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_a_client_that_was_killed_resumes_and_redoes_nothing(
     running: Cluster, raw: Path, local: Path, tmp_path: Path
 ) -> None:
@@ -237,6 +243,7 @@ def test_a_client_that_was_killed_resumes_and_redoes_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_an_error_of_a_worker_arrives_as_on_one_machine(running: Cluster, tmp_path: Path) -> None:
     raw = release(tmp_path / "raw", sequences=2)
     bad = raw / "sequenceFiles/test/walk_01.pkl"
@@ -249,6 +256,7 @@ def test_an_error_of_a_worker_arrives_as_on_one_machine(running: Cluster, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_a_scheduler_without_workers_or_none_at_all_is_a_message(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +284,7 @@ def test_a_scheduler_without_workers_or_none_at_all_is_a_message(
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_slurm_jobs_are_asked_for_and_do_the_work(
     raw: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
