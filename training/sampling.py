@@ -195,7 +195,7 @@ class Sampler:
                 raise HumandataError(
                     f"store {number + 1} of the mix, with the weight {self.weights[number]:g}, "
                     f"gets none of the {self.length:,} samples of an epoch; give it more weight, "
-                    "or make the epoch longer"
+                    "or make the epoch longer (--set epoch_length=N)"
                 )
 
     @cached_property
