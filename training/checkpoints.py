@@ -4,7 +4,7 @@
     RUN/provenance.json                        versions, stores and their fingerprints, body model
     RUN/log.jsonl, RUN/tensorboard/            the losses
     RUN/checkpoints/00001000/weights.safetensors   network, with recipe and step in its metadata
-    RUN/checkpoints/00001000/training.safetensors  optimiser and random state
+    RUN/checkpoints/00001000/training.safetensors  optimiser, random state, adversarial prior
 
 No file is a pickle. A checkpoint is written beside its place and renamed, so that one that exists
 is whole.
@@ -13,6 +13,7 @@ is whole.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -26,7 +27,11 @@ from torch import Tensor, nn
 
 from humandata.errors import DataError, HumandataError
 from humandata.training import recipes
+from humandata.training.optimizers import Stepper
+from humandata.training.prior import AdversarialPrior
 from humandata.training.recipes import Recipe
+
+logger = logging.getLogger("humandata")
 
 WEIGHTS = "weights.safetensors"
 TRAINING = "training.safetensors"
@@ -54,9 +59,10 @@ def save(
     run: Path,
     step: int,
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Stepper,
     recipe: Recipe,
     keep: int = 0,
+    prior: AdversarialPrior | None = None,
 ) -> Path:
     """Write a checkpoint after ``step`` finished steps and remove the oldest beyond ``keep``.
 
@@ -68,6 +74,8 @@ def save(
     recipe : Recipe
     keep : int
         Number of checkpoints left in the run; 0 keeps all.
+    prior : AdversarialPrior, optional
+        Its discriminator is kept with what training needs, not with the weights.
 
     Returns
     -------
@@ -87,7 +95,7 @@ def save(
     try:
         weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         save_file(weights, partial / WEIGHTS, metadata)
-        tensors, description = _training_state(optimizer)
+        tensors, description = _training_state(optimizer, prior)
         save_file(tensors, partial / TRAINING, {"humandata": json.dumps(description)})
         for file in partial.iterdir():
             with file.open("rb") as stream:
@@ -103,8 +111,15 @@ def save(
     return place
 
 
-def restore(checkpoint: Checkpoint, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put network, optimiser and random generators into the state of a checkpoint.
+def restore(
+    checkpoint: Checkpoint,
+    network: nn.Module,
+    optimizer: Stepper,
+    prior: AdversarialPrior | None = None,
+) -> None:
+    """Put network, optimiser, prior and random generators into the state of a checkpoint.
+
+    A prior that the checkpoint does not have starts anew, with a warning.
 
     Raises
     ------
@@ -113,12 +128,22 @@ def restore(checkpoint: Checkpoint, network: nn.Module, optimizer: torch.optim.O
     """
     load_weights(checkpoint.path / WEIGHTS, network)
     tensors, description = _read(checkpoint.path / TRAINING)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, number, key = name.split("/")
-            state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": description["groups"]})
+    optimizer.load_state_dict(_state_of("optimizer", tensors, description["groups"]))
+    if prior is not None and "prior_groups" in description:
+        start = "prior/network/"
+        weights = {
+            name.removeprefix(start): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(start)
+        }
+        prior.network.load_state_dict(weights)
+        state = _state_of("prior/optimizer", tensors, description["prior_groups"])
+        prior.optimizer.load_state_dict(state)
+    elif prior is not None:
+        logger.warning(
+            "%s was trained without the adversarial prior; its discriminator starts anew",
+            checkpoint.path,
+        )
     torch.set_rng_state(tensors["random/torch"])
     if "random/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random/cuda"])
@@ -202,18 +227,41 @@ def load_network(
 
 
 def _training_state(
-    optimizer: torch.optim.Optimizer,
+    optimizer: Stepper, prior: AdversarialPrior | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    content = optimizer.state_dict()
-    tensors = {
-        f"optimizer/{number}/{key}": torch.as_tensor(value).contiguous()
-        for number, values in content["state"].items()
-        for key, value in values.items()
-    }
+    tensors, groups = _tensors_of("optimizer", optimizer)
+    description: dict[str, Any] = {"groups": groups}
+    if prior is not None:
+        more, description["prior_groups"] = _tensors_of("prior/optimizer", prior.optimizer)
+        tensors |= more
+        for name, tensor in prior.network.state_dict().items():
+            tensors[f"prior/network/{name}"] = tensor.contiguous()
     tensors["random/torch"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
-    return tensors, {"groups": content["param_groups"]}
+    return tensors, description
+
+
+def _tensors_of(name: str, optimizer: Stepper) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    content = optimizer.state_dict()
+    tensors = {
+        f"{name}/{number}/{key}": torch.as_tensor(value).contiguous()
+        for number, values in content["state"].items()
+        for key, value in values.items()
+        if value is not None  # SGD's momentum, where there is none
+    }
+    return tensors, content["param_groups"]
+
+
+def _state_of(
+    name: str, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
+) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for place, tensor in tensors.items():
+        if place.startswith(f"{name}/"):
+            number, key = place.removeprefix(f"{name}/").split("/")
+            state.setdefault(int(number), {})[key] = tensor
+    return {"state": state, "param_groups": groups}
 
 
 def _read(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:

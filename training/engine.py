@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import json
 import logging
@@ -11,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -27,8 +28,20 @@ from humandata.training import checkpoints, distributed, recipes
 from humandata.training.augment import Augmentations, prepare
 from humandata.training.batches import Augmentation, Batch, Mix
 from humandata.training.distributed import Ranks
+from humandata.training.optimizers import (
+    Stepper,
+    make_optimizer,
+    rate_factor,
+    set_learning_rate,
+)
+from humandata.training.prior import AdversarialPrior, read_bodies
 from humandata.training.recipes import Recipe
 from humandata.training.smpl import SMPL
+
+__all__ = [
+    "choose_device", "describe", "load_algorithm", "make_mix", "make_optimizer", "make_prior",
+    "precision", "rate_factor", "set_learning_rate", "train", "train_step", "training_body",
+]  # fmt: skip
 
 logger = logging.getLogger("humandata")
 
@@ -84,6 +97,7 @@ def _train(
         recipe.augment, [store.dataset for store, _ in stores], recipe.occluders
     ).to(device)
 
+    prior = make_prior(recipe, device)
     checkpoints.seed_everything(recipe.seed)
     algorithm = load_algorithm(recipe.algorithm)
     network = algorithm.build(recipe, pretrained=not past).to(device)
@@ -91,17 +105,21 @@ def _train(
         network = network.to(memory_format=torch.channels_last)
     body = training_body(recipe).to(device)
     optimizer = make_optimizer(network, recipe, device)
+    steppers = [optimizer] if prior is None else [optimizer, prior.optimizer]
     groups = [
-        {key: group[key] for key in ("peak_lr", "weight_decay")} for group in optimizer.param_groups
+        {key: group[key] for key in ("peak_lr", "weight_decay")}
+        for stepper in steppers
+        for group in stepper.param_groups
     ]
     first = 0
     if past:
-        checkpoints.restore(past[-1], network, optimizer)
+        checkpoints.restore(past[-1], network, optimizer, prior)
         first = past[-1].step
-        for group, fresh in zip(optimizer.param_groups, groups, strict=True):
+        restored = [group for stepper in steppers for group in stepper.param_groups]
+        for group, fresh in zip(restored, groups, strict=True):
             group.update(fresh)  # rates and decay are the recipe's, also where it changed
     if here.first:
-        _write_run(out, recipe, stores, body, device, here)
+        _write_run(out, recipe, stores, body, device, here, prior)
 
     network.train()
     trained = here.together(network)
@@ -115,10 +133,14 @@ def _train(
             asked = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - asked
-            set_learning_rate(optimizer, recipe, step, last)
+            for stepper in steppers:
+                set_learning_rate(stepper, recipe, step, last)
             here.seed(recipe.seed, step)
             batch = prepare(batch.to(device), options)
-            terms = train_step(algorithm, trained, body, optimizer, batch, recipe, step)
+            term_of = functools.partial(prior.step, step=step, here=here) if prior else None
+            terms = train_step(
+                algorithm, trained, body, optimizer, batch, recipe, step, adversary=term_of
+            )
             done = step + 1
             log.add(
                 done, terms, optimizer.param_groups[0]["lr"], done / mix.steps_per_epoch, waited
@@ -130,7 +152,8 @@ def _train(
             due = recipe.checkpoint_every and done % recipe.checkpoint_every == 0
             if due or done == last or stop:
                 if here.first:
-                    checkpoints.save(out, done, network, optimizer, recipe, recipe.keep_checkpoints)
+                    keep = recipe.keep_checkpoints
+                    checkpoints.save(out, done, network, optimizer, recipe, keep, prior)
                 saved = done
             if stop and done < last:
                 raise HumandataError(
@@ -145,12 +168,20 @@ def train_step(
     algorithm: ModuleType,
     network: nn.Module,
     body: SMPL,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Stepper,
     batch: Batch,
     recipe: Recipe,
     step: int,
+    adversary: Callable[[Any], tuple[Tensor, float]] | None = None,
 ) -> dict[str, float]:
     """One update of the network from one batch, prepared and on its device.
+
+    Parameters
+    ----------
+    adversary : callable, optional
+        From the prediction to one more term of the loss, ``adversarial``, and the loss of the
+        discriminator, which is only reported: `AdversarialPrior.step`. It is not asked before the
+        other terms are known to be finite.
 
     Returns
     -------
@@ -165,6 +196,20 @@ def train_step(
     with precision(batch.images.device, recipe.precision):
         prediction = network(batch)
     terms: dict[str, Tensor] = algorithm.loss(batch, prediction, body, recipe)
+    total, values = _sum(terms, step)
+    if adversary is not None:
+        terms["adversarial"], discriminator = adversary(prediction)
+        total, values = _sum(terms, step)
+        values["discriminator"] = discriminator
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    if recipe.clip_gradient:
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient)
+    optimizer.step()
+    return values
+
+
+def _sum(terms: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
     total = torch.stack(list(terms.values())).sum()
     values = {name: float(value.detach()) for name, value in terms.items()}
     values["loss"] = float(total.detach())
@@ -174,12 +219,15 @@ def train_step(
             f"the loss of step {step + 1:,} is not a finite number ({listed}). Resume from the "
             "last checkpoint with a lower --lr, or with --set clip_gradient=1"
         )
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    if recipe.clip_gradient:
-        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient)
-    optimizer.step()
-    return values
+    return total, values
+
+
+def make_prior(recipe: Recipe, device: torch.device) -> AdversarialPrior | None:
+    """The adversarial prior of a recipe, or None where it has none."""
+    if recipe.prior is None:
+        return None
+    bodies = read_bodies(Path(recipe.prior))
+    return AdversarialPrior(bodies, recipe.prior_weight, recipe.prior_lr, recipe.seed, device)
 
 
 def make_mix(recipe: Recipe, stores: list[tuple[Store, float]], here: Ranks = Ranks()) -> Mix:  # noqa: B008
@@ -249,46 +297,6 @@ def precision(device: torch.device, name: str = "auto") -> contextlib.AbstractCo
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-def make_optimizer(
-    network: nn.Module, recipe: Recipe, device: torch.device
-) -> torch.optim.Optimizer:
-    """Adam or AdamW over backbone and head, which may have rates of their own.
-
-    Weight decay acts on matrices and kernels only, as usual; norms and biases are left alone.
-    """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        key = (name.startswith("head."), parameter.ndim > 1)
-        groups.setdefault(key, []).append(parameter)
-    listed = []
-    for (head, decays), parameters in groups.items():
-        lr = recipe.head_lr if head and recipe.head_lr else recipe.lr
-        decay = recipe.weight_decay if decays else 0.0
-        listed.append({"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay})
-    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(listed, fused=device.type in ("cuda", "cpu"))
-
-
-def rate_factor(recipe: Recipe, step: int, last: int) -> float:
-    """Share of the peak learning rate at a step (counted from 0) of a run of ``last`` steps."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    if recipe.schedule == "cosine":
-        done = (step - recipe.warmup_steps) / max(last - recipe.warmup_steps, 1)
-        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-    if recipe.schedule == "step":
-        return float(recipe.decay_factor ** sum(step >= part * last for part in recipe.decay_at))
-    return 1.0
-
-
-def set_learning_rate(
-    optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, last: int
-) -> None:
-    """Set the rate of a step; a function of the step alone, so that nothing has to be restored."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * rate_factor(recipe, step, last)
-
-
 def _check_folder(out: Path, recipe: Recipe, resume: bool, has_checkpoint: bool) -> None:
     if not has_checkpoint:
         return
@@ -308,7 +316,9 @@ def _check_folder(out: Path, recipe: Recipe, resume: bool, has_checkpoint: bool)
 
 
 #: Fields of a recipe that a resumed run may not change.
-_FIXED = ("algorithm", "backbone", "image_size", "optimizer", "seed", "body_models")
+_FIXED = (
+    *("algorithm", "backbone", "image_size", "optimizer", "head_optimizer", "seed", "body_models"),
+)
 
 
 def _write_run(
@@ -318,6 +328,7 @@ def _write_run(
     body: SMPL,
     device: torch.device,
     here: Ranks,
+    prior: AdversarialPrior | None,
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     recipes.write(recipe, out / "recipe.json")
@@ -327,6 +338,7 @@ def _write_run(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": here.world_size,
         "body_model": body.title,
+        "prior": prior.bodies.title if prior else None,
         "stores": [
             {
                 "path": str(store.path),

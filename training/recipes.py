@@ -65,8 +65,9 @@ class Augmentation:
 class Recipe:
     """Everything that decides how a network is trained.
 
-    The defaults are HMR as hmr-benchmarks trains it without the adversarial prior (its "base"
-    losses; batch 64 in place of 32 per GPU). Each field is described in ``schemas/run.json``.
+    The defaults are HMR with hmr-benchmarks' "base" losses and rates, but without its adversarial
+    prior, in batches of 64 and from timm's own weights; its configurations to the letter are named
+    (`humandata.training.mixes.named_recipe`). Each field is described in ``schemas/run.json``.
     """
 
     mix: tuple[Source, ...] = ()
@@ -83,6 +84,9 @@ class Recipe:
     vertices_weight: _Weight = 2.0
     pose_weight: _Weight = 3.0
     betas_weight: _Weight = 0.02
+    prior: str | None = None
+    prior_weight: _Weight = 1.0
+    prior_lr: Annotated[float, Meta(gt=0)] = 1e-4
 
     flip: _Fraction = 0.5
     scale: _Weight = 0.25
@@ -97,10 +101,14 @@ class Recipe:
     batch_size: _AtLeastOne = 64
     steps: _Count = 0
     epochs: _Count = 100
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    head_optimizer: Literal["adam", "adamw", "sgd"] | None = None
     lr: Annotated[float, Meta(gt=0)] = 2.5e-4
     head_lr: Annotated[float, Meta(gt=0)] | None = None
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     weight_decay: _Weight = 0.0
+    head_weight_decay: _Weight | None = None
+    decay_all: bool = False
     schedule: Literal["constant", "cosine", "step"] = "constant"
     warmup_steps: _Count = 0
     decay_at: tuple[_Fraction, ...] = (0.8,)
@@ -125,7 +133,7 @@ class Recipe:
 
 
 def hmr() -> Recipe:
-    """HMR on ResNet-50 from ImageNet, without its adversarial prior."""
+    """HMR on ResNet-50 from ImageNet, without its adversarial prior: what the defaults are."""
     return Recipe()
 
 

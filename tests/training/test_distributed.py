@@ -21,8 +21,10 @@ from humandata.errors import HumandataError
 from humandata.training import checkpoints, distributed, engine, recipes
 from humandata.training.algorithms import hmr
 from humandata.training.augment import prepare
+from humandata.training.discriminator import discriminator_loss
 from humandata.training.distributed import Ranks
 from humandata.training.recipes import Recipe, Source
+from humandata.training.rotations import axis_angle_to_matrix
 
 
 def train_together(recipe: Recipe, run: Path, *more: str, processes: int = 2) -> None:
@@ -95,6 +97,40 @@ def test_two_processes_take_the_step_of_their_mean_gradient_and_resume_exactly(
         load_file(run / "checkpoints/00000003/weights.safetensors") for run in (resumed, whole)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_the_discriminator_takes_the_step_of_the_mean_gradient_of_two_processes(
+    tmp_path: Path,
+) -> None:
+    store = write_tiny_store(tmp_path / "tiny")
+    recipe = dataclasses.replace(
+        recipes.hmr(), mix=(Source(str(store)),), backbone="test_resnet", init="none",
+        image_size=32, batch_size=3, steps=1, vertices_weight=0.0, dropout=0.0, device="cpu",
+        workers=0, prior=str(store),
+    )  # fmt: skip
+    train_together(recipe, tmp_path / "run")
+
+    # By hand: a loss for each process's batch and its own real bodies, and one mean gradient.
+    checkpoints.seed_everything(recipe.seed)
+    network = hmr.build(recipe).train()
+    prior = engine.make_prior(recipe, torch.device("cpu"))
+    assert prior is not None
+    for rank in range(2):
+        mix = engine.make_mix(recipe, [(humandata.open(store), 1.0)], Ranks(rank, 2))
+        fake = network(prepare(mix.batch(0, 0)))
+        pose, betas = prior.bodies.draw(recipe.seed, 0, 3 * rank, 3)
+        real = axis_angle_to_matrix(torch.nn.functional.pad(pose, (0, 0, 1, 0)))
+        scores = [prior.network(fake.pose.detach(), fake.betas.detach())]
+        scores.append(prior.network(real, betas))
+        (discriminator_loss(*scores) / 2).backward()
+    prior.optimizer.step()
+    kept = load_file(tmp_path / "run/checkpoints/00000001/training.safetensors")
+    for name, values in prior.network.named_parameters():
+        assert values.grad is not None
+        clear = values.grad.abs() > 1e-5  # Adam's first step is the sign of the gradient
+        ours = kept[f"prior/network/{name}"]
+        torch.testing.assert_close(ours[clear], values.detach()[clear], atol=1e-6, rtol=1e-4)
 
 
 def test_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,10 +83,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     run = tmp_path / "resumed"
     real = engine.train_step
 
-    def killed(*arguments: Any) -> dict[str, float]:
+    def killed(*arguments: Any, **more: Any) -> dict[str, float]:
         if arguments[-1] == 4:
             raise MemoryError("the power went")
-        return real(*arguments)
+        return real(*arguments, **more)
 
     monkeypatch.setattr(engine, "train_step", killed)
     with pytest.raises(MemoryError):
@@ -120,10 +120,10 @@ def test_ctrl_c_finishes_the_step_and_saves(
     run = tmp_path / "interrupted"
     real = engine.train_step
 
-    def interrupted(*arguments: Any) -> dict[str, float]:
+    def interrupted(*arguments: Any, **more: Any) -> dict[str, float]:
         if arguments[-1] == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(*arguments)
+        return real(*arguments, **more)
 
     monkeypatch.setattr(engine, "train_step", interrupted)
     with pytest.raises(HumandataError, match=r"after step 2 of 6.*--resume"):
