@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 @click.argument("raw", required=False, type=click.Path(path_type=Path))
 @click.argument("store", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--list", "show_list", is_flag=True, help="Every dataset: what it expects and yields."
+    "--list",
+    "show_list",
+    is_flag=True,
+    help="Every dataset (or DATASET alone): what it expects on the disk, what it yields, its "
+    "licence and its options.",
 )
 @click.option(
     "--check",
@@ -85,7 +89,7 @@ def convert(
     from humandata.cli.console import Bars, print_json
 
     if show_list:
-        _print_datasets(as_json)
+        _print_datasets(dataset, as_json)
         return
     if dataset is None or raw is None or (store is None and not check):
         raise click.UsageError("DATASET, RAW and STORE are needed (or --list, or --check).")
@@ -168,23 +172,35 @@ def _print_report(report: Report) -> None:
     )
 
 
-def _print_datasets(as_json: bool) -> None:
+def _print_datasets(dataset: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from humandata.cli.console import print_json
-    from humandata.converters.converter import datasets
+    from humandata.converters import converter
 
-    infos = [module.INFO for module in datasets().values()]
+    modules = [converter.find(dataset)] if dataset else converter.datasets().values()
+    infos = [module.INFO for module in modules]
     if as_json:
         print_json([asdict(info) for info in infos])
         return
     for info in infos:
         click.secho(info.name, bold=True, nl=False)
         click.echo(f"  {info.title}")
-        click.echo(f"  splits   {', '.join(info.splits)}")
-        click.echo(f"  expects  {info.expects}")
-        click.echo(f"  yields   {info.yields}")
-        click.echo(f"  licence  {info.licence}")
+        said = (("see", info.url), ("splits", ", ".join(info.splits)), ("expects", info.expects),
+                ("yields", info.yields), ("licence", info.licence))  # fmt: skip
+        for word, text in said:
+            _print_under(f"  {word:<9}", text)
         for option in info.options:
-            click.echo(f"  --option {option.name}={option.default or '...'}  {option.help}")
+            values = "|".join(option.choices) or (option.default or "...")
+            default = f" (default: {option.default})" if option.choices and option.default else ""
+            _print_under("  --option ", f"{option.name}={values}  {option.help}{default}")
         click.echo()
+
+
+def _print_under(head: str, text: str) -> None:
+    """Lines of the terminal's width, the further ones below the first one's text."""
+    import shutil
+
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    indent = " " * len(head)
+    click.echo(click.wrap_text(text, width, initial_indent=head, subsequent_indent=indent))

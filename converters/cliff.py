@@ -41,8 +41,8 @@ INFO = DatasetInfo(
     url="https://github.com/huawei-noah/noah-research/tree/master/CLIFF",
     licence="MIT for the fits; that of COCO or MPII for joints and pictures",
     splits=preprocessed.SPLITS,
-    expects="RAW is cliffGT_v1/coco2014part_cliffGT.npz or mpii_cliffGT.npz. Pictures lie beside "
-    "it (train2014/, images/), or under --option pictures_root=FOLDER",
+    expects="cliffGT_v1/coco2014part_cliffGT.npz or mpii_cliffGT.npz as RAW; the pictures "
+    "(train2014/, images/) beside it, or under --option pictures_root=FOLDER",
     yields="24 joints in 2D and (regressed) 3D, boxes, SMPL with translation in the camera of the "
     "whole picture",
     keypoints2d="smpl_24",
@@ -81,7 +81,7 @@ def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
         found = ", ".join(file.name for file in files) or "none"
         raise DataError(
             raw, f"split {split}", expected="one CLIFF file of this split", found=found,
-            hint="Give the path of the file itself; stores can be joined afterwards",
+            hint="Give the path of the file itself; humandata.concatenate joins stores",
         )  # fmt: skip
     root = preprocessed.picture_root(raw, options)
     return [Unit(files[0].stem, split, root, (files[0],), dict(options))]
@@ -93,7 +93,7 @@ def _files(raw: Path) -> list[Path]:
 
 def is_cliff(file: Path) -> bool:
     """Whether the member names are those of CLIFF: SPIN's, with the camera of the picture."""
-    return {"imgname", "global_t", "focal_l"} <= set(unpickle.load_npz(file))
+    return preprocessed.kind_of(file) == INFO.name
 
 
 def read(unit: Unit) -> Columns:

@@ -43,9 +43,9 @@ INFO = DatasetInfo(
     url="https://github.com/shubham-goel/4D-Humans",
     licence="that of the dataset the file was made from",
     splits=preprocessed.SPLITS,
-    expects="RAW is a folder of tars (dataset_tars/coco-train-2014-pruned) or one tar, with "
-    "pictures inside; or an npz of hmr2_evaluation_data, whose pictures lie beside it or under "
-    "--option pictures_root=FOLDER",
+    expects="a folder of tars (dataset_tars/coco-train-2014-pruned) or one tar as RAW, with the "
+    "pictures inside; or a file of hmr2_evaluation_data such as 3dpw_test.npz, with the pictures "
+    "beside it or under --option pictures_root=FOLDER",
     yields="44 joints in 2D and 3D, boxes, SMPL, mask areas",
     keypoints2d="smpl_44",
     keypoints3d="smpl_44",
@@ -69,6 +69,14 @@ def find_splits(raw: Path) -> list[str]:
     shards = _shards(raw)
     if shards:
         return [_split_of(shards)]
+    below = (
+        [entry.name for entry in sorted(raw.iterdir()) if _shards(entry)] if raw.is_dir() else []
+    )
+    if below:
+        raise DataError(
+            raw, expected=INFO.expects, found=f"folders of tars: {', '.join(below)}",
+            hint="Each is a data set of its own: give the path of one",
+        )  # fmt: skip
     return sorted({preprocessed.split_of(file) for file in _files(raw)})
 
 
@@ -107,9 +115,7 @@ def _files(raw: Path) -> list[Path]:
 
 def is_evaluation(file: Path) -> bool:
     """Whether the member names are those of an evaluation file of 4D-Humans."""
-    members = set(unpickle.load_npz(file))
-    own = {"body_keypoints_2d", "extra_keypoints_2d", "body_keypoints_3d", "body_pose"}
-    return {"imgname", "center", "scale"} <= members and bool(own & members)
+    return preprocessed.kind_of(file) == INFO.name
 
 
 def read(unit: Unit) -> Columns:

@@ -39,7 +39,13 @@ from humandata.converters.converter import Columns, DatasetInfo, Option, Unit
 from humandata.errors import DataError
 from humandata.humandata_extra import Leftovers
 from humandata.humandata_npz import Array, Keypoints, numeric, per_row, read_keypoints, texts
-from humandata.preprocessed import GENDERS, group_by_picture, leave_out_unsound, split_of
+from humandata.preprocessed import (
+    GENDERS,
+    find_files,
+    group_by_picture,
+    leave_out_unsound,
+    split_of,
+)
 from humandata.schema import row_ids
 
 INFO = DatasetInfo(
@@ -49,8 +55,8 @@ INFO = DatasetInfo(
     url="https://github.com/open-mmlab/mmhuman3d",
     licence="that of the dataset the file was made from",
     splits=("train", "trainval", "validation", "test", "all"),
-    expects="RAW is the file (NAME.npz, NAME.pkl, or a cache), or a folder that holds one per\n"
-    "split. Pictures lie beside it, or under --option pictures_root=FOLDER",
+    expects="a file as RAW (NAME.npz, NAME.pkl, or a cache), or a folder that holds one per "
+    "split; the pictures beside it, or under --option pictures_root=FOLDER",
     yields="whatever the file holds: keypoints, boxes, SMPL and SMPL-X, cameras, extra fields",
     options=(
         Option("pictures_root", "folder that image_path is relative to; default: the file's"),
@@ -114,7 +120,7 @@ def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
         found = ", ".join(file.name for file in files) or "none"
         raise DataError(
             raw, f"split {split}", expected="one file of this split", found=found,
-            hint="Give the path of the file itself; files can be joined as stores",
+            hint="Give the path of the file itself; humandata.concatenate joins stores",
         )  # fmt: skip
     root = raw if raw.is_dir() else raw.parent
     pictures = Path(options.get("pictures_root") or root)
@@ -124,15 +130,8 @@ def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
 
 
 def _files(raw: Path) -> list[Path]:
-    candidates = sorted(raw.iterdir()) if raw.is_dir() else [raw]
-    files = [file for file in candidates if file.suffix in humandata_npz.SUFFIXES]
-    if raw.is_dir():
-        files = [file for file in files if humandata_npz.is_humandata(file)]
-    elif files and not humandata_npz.is_humandata(raw):
-        files = []
-    if not files:
-        raise DataError(raw, expected=INFO.expects, found="no HumanData file")
-    return files
+    suffixes = humandata_npz.SUFFIXES
+    return find_files(raw, suffixes, humandata_npz.is_humandata, INFO.expects)
 
 
 def read(unit: Unit) -> Columns:
@@ -416,6 +415,6 @@ def _genders(
         rest.left_out["meta.gender"] = f"values without a meaning: {', '.join(unknown[:5])}"
     if "agora" in hint.lower() and "smpl/valid" in instances:
         instances["gender"] = np.full(len(gender), GENDERS["neutral"], np.uint8)
-        instances["actor_gender"] = gender
+        instances["scan_gender"] = gender
     else:
         instances["gender" if has_bodies else "actor_gender"] = gender

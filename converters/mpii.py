@@ -116,7 +116,8 @@ def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
         if mpii_files.find(raw, "mat", split) is not None:
             hint = (
                 "The .mat does not say who is train and who is val: convert --split trainval, or "
-                "put the lists annot/train.h5 and annot/valid.h5 beside it"
+                "put the lists annot/train.h5 and annot/valid.h5 of the hourglass networks "
+                "(pose-hg-train) beside it"
             )
         raise DataError(
             raw,
@@ -294,4 +295,9 @@ def _notes(unit: Unit) -> list[str]:
     notes = [f"read from {unit.files[0].name} (form {unit.detail['form']})"]
     if unit.split == "trainval":
         notes.append("trainval repeats the people of train and val: mix it with neither")
+        if not any(_forms(unit.raw, split) for split in ("train", "val")):
+            notes.append(
+                "for train and val apart, put the lists annot/train.h5 and annot/valid.h5 of the "
+                "hourglass networks (pose-hg-train) beside the .mat"
+            )
     return notes

@@ -51,8 +51,8 @@ INFO = DatasetInfo(
     url="https://github.com/nkolot/SPIN",
     licence="that of the dataset the file was made from",
     splits=preprocessed.SPLITS,
-    expects="RAW is the file (coco_2014_train.npz, 3dpw_test.npz ...), or a folder that holds one "
-    "per split. Pictures lie beside it, or under --option pictures_root=FOLDER",
+    expects="a file such as coco_2014_train.npz or 3dpw_test.npz as RAW, or a folder that holds "
+    "one per split; the pictures beside it, or under --option pictures_root=FOLDER",
     yields="49 joints in 2D (OpenPose, then SPIN's 24), 24 in 3D, boxes, SMPL, static and final "
     "fits",
     keypoints2d="smpl_49",
@@ -80,7 +80,6 @@ INFO = DatasetInfo(
     ),
 )
 
-NEEDED = ("imgname", "center", "scale")
 PARTS = {"openpose": 25, "part": 24}
 PELVIS = 14
 """Of the 24 joints, the one that is subtracted where S is relative to the pelvis."""
@@ -120,8 +119,7 @@ def _files(raw: Path) -> list[Path]:
 
 def is_spin(file: Path) -> bool:
     """Whether the member names are those of a SPIN file, and not of one of its kin."""
-    members = set(unpickle.load_npz(file))
-    return set(NEEDED) <= members and not members & {"global_t", "body_keypoints_2d", "body_pose"}
+    return preprocessed.kind_of(file) == INFO.name
 
 
 def read(unit: Unit) -> Columns:

@@ -45,8 +45,8 @@ INFO = DatasetInfo(
     url="https://github.com/mkocabas/VIBE",
     licence="non-commercial (MPI); that of the dataset the file was made from",
     splits=preprocessed.SPLITS,
-    expects="RAW is a file of vibe_db (3dpw_train_db.pt, mpii3d_val_db.pt ...) or a folder that "
-    "holds one per split. Pictures lie under --option pictures_root=FOLDER",
+    expects="a file of vibe_db such as 3dpw_train_db.pt or mpii3d_val_db.pt as RAW, or a folder "
+    "that holds one per split; the pictures under --option pictures_root=FOLDER",
     yields="49 or 14 joints in 2D and 3D, boxes, SMPL, sequences",
     options=(
         Option("pictures_root", "folder of the dataset's pictures; default: the file's"),
@@ -138,7 +138,7 @@ def read(unit: Unit) -> Columns:
         valid = preprocessed.put_bodies(instances, pose, betas, usable, None)
         made = "release" if "3dpw" in file.stem.lower() else "unknown"
         instances["smpl/source"] = np.where(valid, SOURCES.index(made), 0).astype(np.uint8)
-    columns.notes += [f"{key} were left out (--option {key}=keep)" for key in skipped]
+    columns.notes += [f"{key} were left out; --option {key}=keep keeps them" for key in skipped]
     return preprocessed.finish(file, columns, rest, paths, boxes)
 
 

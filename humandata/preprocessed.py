@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from humandata import unpickle
 from humandata.columns import Columns, Reject, take
 from humandata.errors import DataError
 from humandata.humandata_extra import Leftovers
+from humandata.humandata_npz import is_humandata
 from humandata.schema import row_ids
 
 Array = NDArray[Any]
@@ -40,6 +42,50 @@ def split_of(file: Path) -> str:
     """The split that the name of a file speaks of; ``all`` where it says nothing."""
     words = file.stem.lower().replace("-", "_").split("_")
     return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "all")
+
+
+def kind_of(file: Path) -> str:
+    """Converter that reads an ``.npz``, told by the names of its members; empty if none does.
+
+    SPIN, CLIFF and 4D-Humans use the same names for some of their keys.
+
+    Raises
+    ------
+    DataError
+        It is no ``.npz``, or is damaged.
+    """
+    members = set(unpickle.load_npz(file))
+    if {"imgname", "global_t", "focal_l"} <= members:
+        return "cliff"
+    if {"imgname", "center", "scale"} <= members:
+        own = {"body_keypoints_2d", "extra_keypoints_2d", "body_keypoints_3d", "body_pose"}
+        return "fourdhumans" if own & members else "spin"
+    return "humandata" if is_humandata(file) else ""
+
+
+def nothing_found(raw: Path, expects: str) -> DataError:
+    """The error that no file of the kind is there, which says what is there instead."""
+    candidates = sorted(raw.iterdir()) if raw.is_dir() else [raw]
+    kinds = {}
+    for file in candidates:
+        try:
+            kind = kind_of(file) if file.suffix == ".npz" and file.is_file() else ""
+        except DataError:
+            kind = ""
+        if kind:
+            kinds[file.name] = kind
+    hint = None
+    if kinds:
+        name, kind = next(iter(kinds.items()))
+        hint = f"{name} is a file for 'humandata convert {kind}'"
+    else:
+        inside = [entry.name for entry in candidates if entry.is_dir()]
+        hint = (
+            f"Is it in a folder below ({', '.join(inside[:5])})? Give its path" if inside else None
+        )
+    names = [entry.name for entry in candidates]
+    found = "only other files" if raw.is_dir() and names else "another kind of file"
+    return DataError(raw, expected=expects, found=found if names else "nothing there", hint=hint)
 
 
 def find_files(
@@ -67,7 +113,7 @@ def find_files(
         if known:
             files.append(file)
     if not files:
-        raise DataError(raw, expected=expects, found="no such file")
+        raise nothing_found(raw, expects)
     return files
 
 
@@ -84,7 +130,7 @@ def choose_file(raw: Path, split: str, files: Sequence[Path]) -> Path:
         raise DataError(
             raw, f"split {split}", expected="one file of this split",
             found=", ".join(file.name for file in found) or "none",
-            hint="Give the path of the file itself; stores can be joined afterwards",
+            hint="Give the path of the file itself; humandata.concatenate joins stores",
         )  # fmt: skip
     return found[0]
 

@@ -219,7 +219,8 @@ def _check_split(
     if strict and columns.rejects:
         said.problems.append(f"unit {first.name}: {len(columns.rejects)} records are rejected")
     said.pictures = _look_at_pictures(first.raw, columns)
-    _judge_pictures(said, pictures, crop, strict)
+    elsewhere = any(option.name == "pictures_root" for option in module.INFO.options)
+    _judge_pictures(said, pictures, crop, strict, elsewhere and not options.get("pictures_root"))
     weights = [sum(sizes[file] for file in unit.files) for unit in units]
     ratio = sum(weights) / weights[0] if weights[0] else float(len(units))
     _estimate(said, columns, ratio, pictures, crop)
@@ -260,7 +261,9 @@ def _look_at_pictures(root: Path, columns: Columns) -> Pictures:
     return said
 
 
-def _judge_pictures(said: SplitCheck, pictures: str, crop: int | None, strict: bool) -> None:
+def _judge_pictures(
+    said: SplitCheck, pictures: str, crop: int | None, strict: bool, elsewhere: bool
+) -> None:
     seen = said.pictures
     if not seen.unusable:
         return
@@ -270,7 +273,9 @@ def _judge_pictures(said: SplitCheck, pictures: str, crop: int | None, strict: b
         f"{[*seen.missing, *seen.damaged][0]}"
     )
     if needed and (seen.there == 0 or strict):
-        said.problems.append(words)
+        ways = ["--option pictures_root=FOLDER, if they lie elsewhere"] if elsewhere else []
+        ways += ["--pictures none, to keep their paths only"] if crop is None else []
+        said.problems.append(f"{words}. Try {', or '.join(ways)}" if ways else words)
     else:
         after = "they would be counted and left out" if needed else "only their paths are stored"
         said.notes.append(f"{words}; {after}")
@@ -292,11 +297,14 @@ def _estimate(
             said.pictures.of * said.pictures.mean_bytes * (TILING if pictures == "tiled" else 1)
         )
         how = f"pictures of {said.pictures.mean_bytes:,.0f} bytes, the mean of those looked at"
+        if not said.pictures.there:
+            how = "nothing for pictures, none of which was there to look at"
     said.needs_bytes = round((tables + content) * ratio)
-    said.estimate = (
-        f"the first unit's rows, twice, and {how}; times {ratio:,.1f}, as all units' annotation "
-        "files are to the first unit's"
-    )
+    said.estimate = f"the {'first ' if said.units > 1 else ''}unit's rows, twice, and {how}"
+    if said.units > 1:
+        said.estimate += (
+            f"; times {ratio:,.1f}, as all units' annotation files are to the first unit's"
+        )
 
 
 def _bytes(values: Any) -> int:

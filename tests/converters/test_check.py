@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+import cliff_release
 import cv2
+import fourdhumans_release
+import humandata_release
 import numpy as np
 import pytest
+import spin_release
 from click.testing import CliRunner, Result
 from coco_release import write_coco
 from h36m_release import write_h36m
@@ -173,3 +178,60 @@ def test_a_disk_too_small_and_a_store_that_is_there_are_reasons(tmp_path: Path) 
     assert check_release("pw3d", raw, store, overwrite=True).could_start
     (tmp_path / "t.zarr.partial").mkdir()
     assert "interrupted run" in check_release("pw3d", raw, tmp_path / "t.zarr").notes[0]
+
+
+def test_the_list_says_of_every_dataset_what_goes_in_and_out_and_under_which_licence() -> None:
+    told = " ".join(run("--list").output.split())
+    for name, module in converter.datasets().items():
+        info = module.INFO
+        for part in (f"{info.name} {info.title} see {info.url}", f"expects {info.expects}",
+                     f"yields {info.yields}", f"licence {info.licence}"):  # fmt: skip
+            assert " ".join(part.split()) in told, name
+        for option in info.options:
+            assert f"--option {option.name}={'|'.join(option.choices)}" in told, name
+    assert all(len(line) <= 100 for line in run("--list").output.splitlines())
+
+
+def test_the_list_of_one_dataset_is_its_own() -> None:
+    (info,) = json.loads(run("--list", "lsp", "--json").output)
+    assert info == json.loads(json.dumps(asdict(converter.find("lsp").INFO)))
+    assert run("--list", "lsp").output.splitlines()[0].startswith("lsp ")
+
+
+def test_a_file_of_another_kind_is_told_by_the_command_for_it(tmp_path: Path) -> None:
+    files = {
+        "humandata": humandata_release.write_npz(tmp_path / "a.npz", humandata_release.values(2)),
+        "spin": spin_release.write(tmp_path / "b.npz", spin_release.coco_values()),
+        "cliff": cliff_release.write(tmp_path / "c.npz", cliff_release.make().values),
+        "fourdhumans": fourdhumans_release.write_npz(
+            tmp_path / "d.npz", fourdhumans_release.evaluation()
+        ),
+    }
+    for kind, file in files.items():
+        for asked in files:
+            said = run(asked, "--check", file, "--pictures", "none").output
+            other = f"{file.name} is a file for 'humandata convert {kind}'"
+            told = other in said and "found another kind of file" in said
+            assert told is (asked != kind), f"{asked} of {kind}: {said}"
+
+
+def test_of_folders_one_level_up_the_ones_below_are_named(tmp_path: Path) -> None:
+    for name in ("coco-val", "mpii-train"):
+        shard = fourdhumans_release.shard()
+        fourdhumans_release.write_tar(tmp_path / "tars" / name / "000000.tar", shard)
+    said = run("fourdhumans", "--check", tmp_path / "tars").output
+    assert "folders of tars: coco-val, mpii-train. Each is a data set of its own" in said
+    spin_release.write(tmp_path / "extras/spin/coco_2014_train.npz", spin_release.coco_values())
+    said = run("spin", "--check", tmp_path / "extras").output
+    assert "Is it in a folder below (spin)?" in said
+
+
+def test_where_the_pictures_are_not_the_ways_out_are_named(tmp_path: Path) -> None:
+    file = spin_release.write(tmp_path / "coco_2014_train.npz", data := spin_release.coco_values())
+    said = run("spin", "--check", file)
+    assert said.exit_code == 1
+    assert "--option pictures_root=FOLDER, if they lie elsewhere" in said.output
+    assert "or --pictures none" in said.output
+    spin_release.write_pictures(tmp_path / "else", data)
+    there = run("spin", "--check", file, "--option", f"pictures_root={tmp_path / 'else'}")
+    assert there.exit_code == 0
