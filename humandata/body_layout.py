@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,7 +56,8 @@ class BodyModel:
         Displacement per unit of each shape coefficient (one standard deviation); those of
         SMPL-X's facial expression come last.
     posedirs : (V, 3, P) float
-        Pose correctives, by the row-major elements of ``R - I`` of every joint but the root.
+        Pose correctives, by the row-major elements of ``R - I`` of every joint but the root. Of a
+        file a read-only map of it, where the file is not compressed.
     J_regressor : (J, V) float
         Joints from the shaped rest mesh; dense.
     weights : (V, J) float
@@ -114,7 +116,8 @@ class BodyModel:
     @functools.cached_property
     def has_pose_correctives(self) -> bool:
         """Whether ``posedirs`` holds anything but zeros."""
-        return self.posedirs.strides != (0, 0, 0) and bool(self.posedirs.any())
+        # Row by row, because the first of an official file tells: the rest may stay in the file.
+        return self.posedirs.strides != (0, 0, 0) and any(row.any() for row in self.posedirs)
 
     @functools.cached_property
     def joint_template(self) -> Array:
@@ -128,12 +131,26 @@ class BodyModel:
         return flat.reshape(len(flat), 3, -1)
 
     @functools.cached_property
+    def single_joints(self) -> tuple[Array, Array]:
+        """`joint_template` and `joint_shapedirs` in float32."""
+        return self.joint_template.astype(np.float32), self.joint_shapedirs.astype(np.float32)
+
+    @functools.cached_property
     def single(self) -> BodyModel:
         """The same model in float32."""
         names = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights")
         arrays: dict[str, Array] = {n: _as_float32(getattr(self, n)) for n in names}
+        self.let_go()
         regressors = {k: r.astype(np.float32) for k, r in self.regressors.items()}
         return replace(self, **arrays, regressors=regressors)  # type: ignore[arg-type]
+
+    def let_go(self) -> None:
+        """Give back the memory of what was read of a mapped file; it is read again if need be."""
+        holder: Any = self.posedirs
+        while isinstance(holder, np.ndarray):
+            holder = holder.base
+        if isinstance(holder, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            holder.madvise(mmap.MADV_DONTNEED)
 
     def regressor(self, name: str) -> Array:
         """The regressor (K, V) of a name; DataError where it is missing."""

@@ -194,6 +194,9 @@ def load(
     def take(key: str, shape: tuple[int | None, ...], dtype: Any = np.float64) -> Array:
         return _checked(path, content, key, shape, dtype)
 
+    def read(key: str, shape: tuple[int | None, ...]) -> Array:
+        return np.array(take(key, shape))  # out of the file, where it was mapped
+
     parents = take("kintree_table", (2, size.joints), np.int64)[0].copy()
     parents[0] = -1  # 4294967295 in the file: -1 as uint32
     written_by_us = str(content.get("comment", "")) == STANDIN_TITLE
@@ -204,7 +207,8 @@ def load(
         shapedirs, expressions = _shape_and_expression(shapedirs, num_betas, num_expressions)
         regressors = {"face": _landmarks(take, faces)}
     else:
-        shapedirs, regressors = shapedirs[:, :, :num_betas], load_regressors(path.parent)
+        shapedirs = np.array(shapedirs[:, :, :num_betas], order="C")
+        regressors = load_regressors(path.parent)
     hands: dict[str, Array] = {}
     if family != "smpl" and "hands_meanl" in content:
         hands["hand_means"] = np.stack([take(f"hands_mean{s}", (45,)) for s in "lr"])
@@ -212,11 +216,11 @@ def load(
     return BodyModel(
         name="standin" if written_by_us else family,
         gender=gender,
-        v_template=take("v_template", (size.vertices, 3)),
+        v_template=read("v_template", (size.vertices, 3)),
         shapedirs=shapedirs,
+        J_regressor=read("J_regressor", (size.joints, size.vertices)),
+        weights=read("weights", (size.vertices, size.joints)),
         posedirs=take("posedirs", (size.vertices, 3, 9 * (size.joints - 1))),
-        J_regressor=take("J_regressor", (size.joints, size.vertices)),
-        weights=take("weights", (size.vertices, size.joints)),
         parents=parents,
         faces=faces,
         regressors=regressors,
@@ -226,14 +230,24 @@ def load(
     )
 
 
+_MAPPED_FROM = 2**20
+"""Bytes of an array that stays in its file until it is asked for: above all pose correctives, most
+of a body model, of which joints need a few rows. Parts of a file that were read can be dropped."""
+
+
 def read_file(path: str | Path) -> Mapping[str, Any]:
-    """What a model file holds under its own keys; nothing in it is executed."""
+    """What a model file holds under its own keys; nothing in it is executed.
+
+    Large arrays are read-only maps of the file.
+    """
     from humandata import unpickle
 
     path = Path(path)
     if not path.is_file():
         raise DataError(path, expected="an SMPL model file", found="no such file")
-    content = unpickle.load_npz(path) if path.suffix == ".npz" else unpickle.load(path)
+    npz = path.suffix == ".npz"
+    load_file = unpickle.load_npz if npz else unpickle.load
+    content = load_file(path, mapped_from=_MAPPED_FROM)
     if not isinstance(content, Mapping):
         raise DataError(
             path, expected="a dictionary of SMPL's arrays", found=type(content).__name__

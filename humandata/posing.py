@@ -64,7 +64,8 @@ def forward(
     joints : (N, J, 3)
         The kinematic joints. float32 when every input is, else float64.
     """
-    model, pose, betas, transl = _inputs(model, global_orient, body_pose, betas, transl)
+    pose, betas, transl = _inputs(model, global_orient, body_pose, betas, transl)
+    model = model.single if pose.dtype == np.float32 else model
     rotations = axis_angle_to_matrix(pose)
     count = len(pose)
     shaped = model.v_template + np.tensordot(betas, model.shapedirs[..., : betas.shape[1]], (1, 2))
@@ -111,14 +112,17 @@ def forward_joints(
     DataError
         The model has no such regressor.
     """
-    given = model
-    model, pose, betas, transl = _inputs(model, global_orient, body_pose, betas, transl)
+    pose, betas, transl = _inputs(model, global_orient, body_pose, betas, transl)
     rotations = axis_angle_to_matrix(pose)
-    world, joints = _chain(model, rotations, rest_joints(model, betas))
+    # Without the float32 copy of the whole model, most of which is pose correctives of the mesh.
+    skeleton = model.joint_template, model.joint_shapedirs
+    if pose.dtype == np.float32:
+        skeleton = model.single_joints
+    world, joints = _chain(model, rotations, _shaped(*skeleton, betas))
     if regressor is None:
         places = np.ascontiguousarray(np.moveaxis(joints, -1, 0))
         return places if transl is None else places + transl[:, None]
-    basis = _cached_basis(given, regressor)
+    basis = _cached_basis(model, regressor)
     if pose.dtype == np.float32:
         basis = basis.single
     vectors = np.tensordot(basis.shape[..., : betas.shape[1]], betas, (2, 1))
@@ -136,7 +140,7 @@ def forward_joints(
 
 def _inputs(
     model: BodyModel, global_orient: Array, body_pose: Array, betas: Array, transl: Array | None
-) -> tuple[BodyModel, Array, Array, Array | None]:
+) -> tuple[Array, Array, Array | None]:
     given = [np.asarray(a) for a in (global_orient, body_pose, betas)]
     given += [] if transl is None else [np.asarray(transl)]
     dtype = np.float32 if all(a.dtype == np.float32 for a in given) else np.float64
@@ -152,8 +156,7 @@ def _inputs(
     if shape.ndim != 2 or shape.shape[1] > most or len(shape) not in (1, count):
         raise ValueError(f"expected betas ({count}, up to {most}), got {shape.shape}")
     pose = np.concatenate([orient[:, None], body.reshape(count, others, 3)], axis=1)
-    model = model.single if dtype == np.float32 else model
-    return model, pose, shape, rest[0] if rest else None
+    return pose, shape, rest[0] if rest else None
 
 
 def _chain(model: BodyModel, rotations: Array, rest: Array) -> tuple[Array, Array]:
@@ -265,14 +268,19 @@ def touched_bones(model: BodyModel, regressor: Array) -> Array:
 
 @functools.lru_cache(maxsize=16)
 def _cached_basis(model: BodyModel, name: str) -> JointBasis:
-    return joint_basis(model, model.regressor(name))
+    basis = joint_basis(model, model.regressor(name))
+    model.let_go()
+    return basis
 
 
 def rest_joints(model: BodyModel, betas: Array) -> Array:
     """Joints (N, J, 3) of the shaped rest pose for ``betas`` (N, b), metres."""
-    directions = model.joint_shapedirs[..., : np.shape(betas)[-1]]
-    joints: Array = model.joint_template + np.tensordot(betas, directions, (-1, 2))
-    return joints
+    return _shaped(model.joint_template, model.joint_shapedirs, betas)
+
+
+def _shaped(template: Array, directions: Array, betas: Array) -> Array:
+    moved: Array = np.tensordot(betas, directions[..., : np.shape(betas)[-1]], (-1, 2))
+    return template + moved
 
 
 def rest_pelvis(model: BodyModel, betas: Array) -> Array:

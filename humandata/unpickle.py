@@ -54,7 +54,12 @@ _NPY_MAGIC = b"\x93NUMPY"
 _CHUNK = 2**20
 
 
-def load(file: Path | BinaryIO, encoding: str = "latin1", skipped: Collection[int] = ()) -> Any:
+def load(
+    file: Path | BinaryIO,
+    encoding: str = "latin1",
+    skipped: Collection[int] = (),
+    mapped_from: int | None = None,
+) -> Any:
     """Read a pickle.
 
     Parameters
@@ -65,6 +70,11 @@ def load(file: Path | BinaryIO, encoding: str = "latin1", skipped: Collection[in
     skipped : collection of int
         Arrays of these numbers of bytes are not read and come out with no elements: vertices that
         nobody wants, of files larger than the memory. (Protocols 3 and later.)
+    mapped_from : int, optional
+        Arrays of numbers of at least so many bytes are not read: they are read-only maps of the
+        file, in its byte order, perhaps not aligned. Of a path only; the file must hold no other
+        strings as long as that. (Not in protocols 0 and 1, nor in what Python 3 wrote by
+        protocol 2: such arrays are read.)
 
     Returns
     -------
@@ -87,7 +97,15 @@ def load(file: Path | BinaryIO, encoding: str = "latin1", skipped: Collection[in
                 return loads(b"", str(file), encoding)
             # Mapped, because AGORA's frames are larger than some machines' memory can hold twice.
             with closing(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)) as data:
-                return run(Machine(data, str(file), _TABLE, encoding, skipped=frozenset(skipped)))
+                machine = Machine(
+                    data,
+                    str(file),
+                    _TABLE,
+                    encoding,
+                    skipped=frozenset(skipped),
+                    mapped_from=mapped_from,
+                )
+                return run(machine)
     except OSError as error:
         raise _unreadable(file, error) from error
 
@@ -113,15 +131,22 @@ def load_npy(file: Path) -> Any:
         raise _unreadable(file, error) from error
 
 
-def load_npz(file: Path) -> NpzFile:
+def load_npz(file: Path, mapped_from: int | None = None) -> NpzFile:
     """Open a `.npz` file; its members are read when asked for.
+
+    Parameters
+    ----------
+    file : path
+    mapped_from : int, optional
+        Members of numbers that are not compressed and of at least so many bytes are not read: they
+        are read-only maps of the file, in its byte order, and unchecked by the zip's checksum.
 
     Raises
     ------
     DataError
         The file is missing, or is not a zip of `.npy` members.
     """
-    return NpzFile(file)
+    return NpzFile(file, mapped_from)
 
 
 class NpzFile(Mapping[str, Any]):
@@ -131,8 +156,9 @@ class NpzFile(Mapping[str, Any]):
     a 0-d object member (a dictionary saved by `numpy.savez`) is the object itself.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, mapped_from: int | None = None) -> None:
         self.file = str(file)
+        self.mapped_from = mapped_from
         try:
             with zipfile.ZipFile(file) as archive:
                 members = {info.filename: info.file_size for info in archive.infolist()}
@@ -169,8 +195,14 @@ class NpzFile(Mapping[str, Any]):
         name, size = self._members[key]
         source = f"{self.file}, member {key}"
         try:
-            with zipfile.ZipFile(self.file) as archive, archive.open(name) as member:
-                value = _read_npy(member, size, source)
+            with zipfile.ZipFile(self.file) as archive:
+                info = archive.getinfo(name)
+                if self.mapped_from is not None and size >= self.mapped_from:
+                    mapped = _map_member(self.file, info, source)
+                    if mapped is not None:
+                        return mapped
+                with archive.open(info) as member:
+                    value = _read_npy(member, size, source)
         except (DataError, UnsafePickle):
             raise
         except OSError as error:
@@ -189,6 +221,26 @@ def _damaged_zip() -> tuple[type[Exception], ...]:
 
 
 _DAMAGED_ZIP = _damaged_zip()
+
+
+def _map_member(file: str, info: zipfile.ZipInfo, source: str) -> Array | None:
+    """A member as a map of the file; None where it is compressed, or not an array of numbers."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        return None
+    with open(file, "rb") as opened:
+        # Local header of the zip format: 30 bytes, then name and extra field, lengths at 26 and 28.
+        opened.seek(info.header_offset + 26)
+        name, extra = np.frombuffer(opened.read(4), "<u2").tolist()
+        start = opened.seek(name + extra, os.SEEK_CUR)
+        shape, fortran, dtype = _read_header(opened, source)
+        if dtype.kind not in "biufc":
+            return None
+        at = opened.tell()
+        if math.prod(shape) * dtype.itemsize > info.file_size - (at - start):
+            raise _damaged(
+                source, f"shape {shape} of {dtype} in a member of {info.file_size} bytes"
+            )
+        return np.memmap(file, dtype, "r", at, shape, "F" if fortran else "C")
 
 
 def _read_npy(stream: Any, size: int, source: str) -> Any:

@@ -49,6 +49,14 @@ class UnsafePickle(HumandataError):
 
 
 @dataclass(frozen=True, slots=True)
+class InFile:
+    """Bytes of the file that were passed over: what an array that is mapped is made of."""
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """A global that a pickle may name, and what stands in for it.
 
@@ -96,6 +104,9 @@ class Machine:
         Where the pickle starts; after it was read, where it ended.
     skipped : frozenset of int, optional
         Lengths of byte strings that are passed over; arrays made of them are empty.
+    mapped_from : int, optional
+        Length from which byte strings stay in the file, as `InFile`; arrays made of them are maps
+        of it. ``file`` must then be its path.
     """
 
     def __init__(
@@ -107,6 +118,7 @@ class Machine:
         persistent: Callable[[Machine, Any], Any] | None = None,
         position: int = 0,
         skipped: frozenset[int] = frozenset(),
+        mapped_from: int | None = None,
     ) -> None:
         if encoding not in ("latin1", "bytes"):
             raise ValueError(f"encoding is 'latin1' or 'bytes', not {encoding!r}")
@@ -118,6 +130,7 @@ class Machine:
         self.persistent = persistent
         self.position = position
         self.skipped = skipped
+        self.mapped_from = mapped_from
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -154,6 +167,14 @@ class Machine:
         start = self.position
         self.pass_over(count)
         return self.data[start : self.position]
+
+    def left_in_file(self, count: int) -> InFile | None:
+        """The next `count` bytes as a place in the file, where they are many enough; else None."""
+        if self.mapped_from is None or count < self.mapped_from:
+            return None
+        start = self.position
+        self.pass_over(count)
+        return InFile(start, count)
 
     def pass_over(self, count: int) -> None:
         """Leave out the next `count` bytes of the file."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humandata.errors import HumandataError
-from humandata.unpickle_machine import Known, Machine, Pending, hashable
+from humandata.unpickle_machine import InFile, Known, Machine, Pending, hashable
 
 Array = NDArray[Any]
 
@@ -129,6 +129,8 @@ def make_array(machine: Machine, raw: Any, dtype: Any, shape: Any, fortran: bool
         machine.spend(8 * count)
         # NumPy lists the elements in C order whatever the array's layout was.
         return np.fromiter(raw, dtype=object, count=count).reshape(lengths)
+    if type(raw) is InFile:
+        return _map(machine, raw, dtype, lengths, fortran)
     if type(raw) is str:
         raw = raw.encode("latin1")
     if type(raw) in (bytes, bytearray) and not raw and count * dtype.itemsize in machine.skipped:
@@ -144,6 +146,15 @@ def make_array(machine: Machine, raw: Any, dtype: Any, shape: Any, fortran: bool
     flat = np.frombuffer(raw, dtype=dtype)
     check_text(flat)
     return flat.astype(dtype.newbyteorder("=")).reshape(lengths, order="F" if fortran else "C")
+
+
+def _map(
+    machine: Machine, raw: InFile, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool
+) -> Array:
+    """An array of numbers that stays in the file."""
+    if dtype.kind not in "biufc" or math.prod(shape) * dtype.itemsize != raw.length:
+        raise ValueError(f"shape {shape} of {dtype} does not fit {raw.length} bytes")
+    return np.memmap(machine.file, dtype, "r", raw.start, shape, "F" if fortran else "C")
 
 
 def check_text(flat: Array) -> None:

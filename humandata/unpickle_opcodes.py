@@ -83,9 +83,16 @@ def _raw(width: int, kind: Callable[[bytes], Any]) -> Callable[[Machine], None]:
         if count in machine.skipped:
             machine.pass_over(count)
             count = 0
-        machine.stack.append(kind(machine.take(count)))
+        left = machine.left_in_file(count)
+        machine.stack.append(kind(machine.take(count)) if left is None else left)
 
     return push
+
+
+def _long_string8(machine: Machine) -> None:
+    count = int.from_bytes(machine.take(4), "little")
+    left = machine.left_in_file(count)
+    machine.stack.append(_string8(machine, machine.take(count)) if left is None else left)
 
 
 def _constant(value: Any) -> Callable[[Machine], None]:
@@ -343,7 +350,7 @@ _HANDLERS: dict[int, Callable[[Machine], None]] = {
         b"\x8a": _counted(1, lambda _, raw: int.from_bytes(raw, "little", signed=True)),
         b"\x8b": _counted(4, lambda _, raw: int.from_bytes(raw, "little", signed=True)),
         b"U": _counted(1, _string8),
-        b"T": _counted(4, _string8),
+        b"T": _long_string8,
         b"C": _raw(1, bytes),
         b"B": _raw(4, bytes),
         b"\x8e": _raw(8, bytes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -183,9 +184,13 @@ def mean_pose(protocol: Protocol, truth: Bodies) -> Poses:
     neutral = poses_of(bodies(np.array([own])), protocol)
     if protocol.pve_body == "prediction":
         genders, which = np.array([own]), np.zeros(len(truth), np.int64)
-    few = poses_of(bodies(genders), protocol).mesh(slice(None))
+
+    @functools.cache
+    def few() -> Array:
+        return poses_of(bodies(genders), protocol).mesh(slice(None))
+
     joints = np.broadcast_to(neutral.joints, (len(truth), *neutral.joints.shape[1:]))
-    return Poses(joints, lambda at: few[which[at]])
+    return Poses(joints, lambda at: few()[which[at]])
 
 
 def compare(

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from humandata.errors import DataError, HumandataError, MissingExtra
 from humandata.store import Store
 from humandata.training.protocols import Protocol
+from humandata.unpickle import load_npz
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -114,7 +115,7 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
             names = list(content.files)
             arrays = {name: content[name] for name in names if name != "vertices"}
         if "vertices" in names:
-            arrays["vertices"] = _mapped(path, "vertices.npy")
+            arrays["vertices"] = load_npz(path, mapped_from=1)["vertices"]
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         found = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise DataError(path, expected="a predictions file (.npz)", found=found) from error
@@ -173,32 +174,6 @@ def _checked(path: Path, arrays: dict[str, Array], source: str) -> Predictions:
     if "body_pose" in arrays:
         arrays["body_pose"] = arrays["body_pose"].reshape(-1, 23, 3)
     return Predictions(id=ids, source=source, **arrays)
-
-
-def _mapped(path: Path, member: str) -> Array:
-    """One array of a ``.npz`` as a map of the file, or read whole where it is compressed."""
-    with zipfile.ZipFile(path) as archive:
-        entry = archive.getinfo(member)
-        if entry.compress_type != zipfile.ZIP_STORED:
-            with archive.open(entry) as stream:
-                return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-    with path.open("rb") as file:
-        # Local header of the zip format: 30 bytes, then name and extra field, lengths at 26 and 28.
-        file.seek(entry.header_offset + 26)
-        name, extra = np.frombuffer(file.read(4), "<u2").tolist()
-        file.seek(name + extra, os.SEEK_CUR)
-        version = np.lib.format.read_magic(file)
-        header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if header is None:
-            raise ValueError(f"{member} has npy format {version}")
-        shape, fortran, dtype = header(file)
-        if dtype.hasobject:
-            raise ValueError(f"{member} holds Python objects")
-        order: Any = "F" if fortran else "C"
-        return np.memmap(path, dtype, "r", file.tell(), shape, order)
 
 
 def save_predictions(predictions: Predictions, path: str | os.PathLike[str]) -> Path:

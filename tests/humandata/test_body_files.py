@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import pickletools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,24 +42,57 @@ def test_official_pickles_are_read_back_equal(tmp_path: Path, chumpy: bool) -> N
     assert loaded.title == "stand-in, not SMPL (male)"  # also after a round trip
 
 
-def test_npz_files_are_read_back_equal(tmp_path: Path) -> None:
-    bodymodel.write_npz(body_model("neutral"), tmp_path / "SMPL_NEUTRAL.npz")
-    assert_same(body_model("neutral", tmp_path), body_model("neutral"))
+@pytest.fixture(scope="module")
+def npz_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but a neutral body, which is not marked as the stand-in."""
+    folder = tmp_path_factory.mktemp("npz")
+    bodymodel.write_npz(replace(body_model(), name="smpl"), folder / "SMPL_NEUTRAL.npz")
+    return folder
 
 
-def test_a_file_without_our_mark_is_smpl(tmp_path: Path) -> None:
-    bodymodel.write_npz(replace(body_model(), name="smpl"), tmp_path / "SMPL_NEUTRAL.npz")
-    assert body_model("neutral", tmp_path).title == "SMPL (neutral)"
+def test_npz_files_are_read_back_equal(npz_folder: Path) -> None:
+    assert_same(body_model("neutral", npz_folder), body_model("neutral"))
+
+
+def test_a_file_without_our_mark_is_smpl(npz_folder: Path) -> None:
+    assert body_model("neutral", npz_folder).title == "SMPL (neutral)"
 
 
 def test_all_300_directions_of_newer_files_are_cut_to_ten(tmp_path: Path) -> None:
     content = bodymodel._official(body_model("female"))
-    content["shapedirs"] = np.zeros((6890, 3, 300))
-    content["shapedirs"][..., 9] = 1
-    (tmp_path / "SMPL_FEMALE.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    directions = np.zeros((6890, 3, 300))
+    directions[..., 9] = 1
+    content["shapedirs"] = pickle2.chumpy_array(directions)
+    (tmp_path / "SMPL_FEMALE.pkl").write_bytes(pickle2.dumps(content))
     loaded = body_model("female", tmp_path)
     assert loaded.shapedirs.shape == (6890, 3, 10)
     assert loaded.shapedirs[0, 0, 9] == 1
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".npz"])
+def test_joints_need_no_copy_of_the_pose_correctives_that_fill_a_file(
+    tmp_path: Path, suffix: str
+) -> None:
+    correctives = np.random.default_rng(0).standard_normal((6890, 3, 207), np.float32)
+    made = replace(body_model(), posedirs=0.01 * correctives.astype(np.float64))
+    path = tmp_path / f"SMPL_NEUTRAL{suffix}"
+    if suffix == ".pkl":
+        bodymodel.write_pkl(made, path)
+    else:
+        np.savez(path, allow_pickle=False, **bodymodel._official(made))
+    np.save(tmp_path / "J_regressor_h36m.npy", made.regressors["h36m"])
+    model = bodymodel.load(path, "neutral")
+    in_file: Any = model.posedirs
+    while in_file is not None and not isinstance(in_file, np.memmap):
+        in_file = in_file.base
+    assert in_file is not None
+    pose = np.random.default_rng(1).normal(0, 0.4, (3, 24, 3)).astype(np.float32)
+    given = pose[:, 0], pose[:, 1:], np.ones((3, 10), np.float32)
+    joints = forward_joints(model, *given, regressor="h36m")
+    np.testing.assert_array_equal(joints, forward_joints(made, *given, regressor="h36m"))
+    assert "single" not in vars(model)
+    # What was read of the file has been given back, and is read again.
+    np.testing.assert_array_equal(model.posedirs[3000], made.posedirs[3000])
 
 
 def test_the_written_folder_serves_every_part(tmp_path: Path) -> None:
@@ -73,14 +106,13 @@ def test_the_written_folder_serves_every_part(tmp_path: Path) -> None:
     np.testing.assert_array_equal(theirs.camera, np.array([0.9, 0, 0], np.float32))
 
 
-def test_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bodymodel.write_npz(body_model("male"), tmp_path / "SMPL_MALE.npz")
-    standin = body_model("male")
-    monkeypatch.setenv("HUMANDATA_BODY_MODELS", str(tmp_path))
-    assert body_model("male").path == str(tmp_path / "SMPL_MALE.npz")
-    assert body_model("male") is body_model("male")
+def test_environment_names_the_folder(npz_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    standin = body_model()
+    monkeypatch.setenv("HUMANDATA_BODY_MODELS", str(npz_folder))
+    assert body_model().path == str(npz_folder / "SMPL_NEUTRAL.npz")
+    assert body_model() is body_model()
     monkeypatch.delenv("HUMANDATA_BODY_MODELS")
-    assert body_model("male") is standin
+    assert body_model() is standin
 
 
 def test_regressors_of_other_tools_are_brought_to_one_form(tmp_path: Path) -> None:
@@ -134,7 +166,8 @@ def test_an_empty_or_absent_folder_says_what_to_put_there(tmp_path: Path) -> Non
 
 
 def test_a_missing_or_misshapen_key_is_named(tmp_path: Path) -> None:
-    content = bodymodel._official(body_model())
+    # Without its largest array, which is read last.
+    content = bodymodel._official(body_model()) | {"posedirs": np.zeros((6890, 3, 2))}
     path = tmp_path / "SMPL_NEUTRAL.pkl"
     path.write_bytes(pickle2.dumps({k: v for k, v in content.items() if k != "weights"}))
     with pytest.raises(DataError, match=r"SMPL_NEUTRAL.pkl, weights: expected.*\(6890, 24\)"):
@@ -166,8 +199,7 @@ def test_a_regressor_of_wrong_width_is_refused(tmp_path: Path) -> None:
         bodymodel.load_regressors(tmp_path)
 
 
-def test_joints_that_need_an_absent_regressor_say_which(tmp_path: Path) -> None:
-    bodymodel.write_npz(body_model(), tmp_path / "SMPL_NEUTRAL.npz")
-    model = body_model("neutral", tmp_path)
+def test_joints_that_need_an_absent_regressor_say_which(npz_folder: Path) -> None:
+    model = body_model("neutral", npz_folder)
     with pytest.raises(DataError, match=r"J_regressor_h36m.npy beside the body model"):
         bodymodel.joints_h36m(model, model.v_template[None])
