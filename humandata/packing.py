@@ -142,7 +142,7 @@ def write_pack(
         Pictures left out: missing or damaged.
     """
     found = _Found()
-    blobs: list[bytes] = []
+    blobs: list[tuple[bytes, ...]] = []
     for row, (name, given) in enumerate(zip(names, pictures, strict=False)):
         try:
             if isinstance(given, OSError):
@@ -157,7 +157,7 @@ def write_pack(
         checksum, index = crc32c(data), b"" if lengths is None else lengths.astype("<u2").tobytes()
         tiles = (width, len(index) // 2)
         found.rows.append((1, 0, len(data), checksum, info.width, info.height, *tiles))
-        blobs.append(data + index)
+        blobs.append((data, index))
     folder = partial / "store" / "images" / "packs" / f"{number:05d}"
     offsets = _write_blobs(folder, blobs, "encoded pictures, one after another")
     found.save(partial, number, offsets)
@@ -168,7 +168,9 @@ def _taken(given: bytes | Encoded) -> tuple[bytes, Array | None, int]:
     """Bytes of a picture, and how it is tiled already."""
     if not isinstance(given, Encoded):
         return given, None, 0
-    data = bytes(given.data)
+    view = given.data
+    whole = isinstance(view.obj, bytes) and len(view.obj) == len(view)  # not a copy, then
+    data = view.obj if whole else bytes(view)
     if given.lengths is None:
         return data, None, 0
     from humandata.jpeg import read_frame
@@ -240,14 +242,14 @@ def cut_files(
 def write_crops(partial: Path, number: int, crops: Iterable[tuple[int, Crop]]) -> None:
     """Write one pack of crops, each with the row of instances that it shows."""
     listed = list(crops)
-    blobs = [bytes(crop.data) for _, crop in listed]
+    blobs = [(bytes(crop.data),) for _, crop in listed]
     folder = partial / "store" / "instances" / "packs" / f"{number:05d}"
     offsets = _write_blobs(folder, blobs, "crops of persons, lossy JPEG, one after another")
     table = np.zeros(len(listed), CROP)
     table["row"] = [row for row, _ in listed]
     table["offset"] = offsets
-    table["length"] = [len(blob) for blob in blobs]
-    table["crc32c"] = [crc32c(blob) for blob in blobs]
+    table["length"] = [len(data) for (data,) in blobs]
+    table["crc32c"] = [crc32c(data) for (data,) in blobs]
     table["square"] = np.array([crop[1:] for _, crop in listed], np.float32).reshape(-1, 3)
     file = partial / "crops" / f"{number:05d}.npy"
     file.parent.mkdir(exist_ok=True)
@@ -267,16 +269,16 @@ def _place(lengths: Sequence[int]) -> tuple[list[int], int, int]:
     return offsets, min(chunk, max(end, 1)), end
 
 
-def _write_blobs(folder: Path, blobs: Sequence[bytes], meaning: str) -> list[int]:
-    """Write blobs as one array and return where each begins."""
-    offsets, chunk, total = _place([len(blob) for blob in blobs])
+def _write_blobs(folder: Path, blobs: Sequence[tuple[bytes, ...]], meaning: str) -> list[int]:
+    """Write blobs, each of some parts, as one array and return where each begins."""
+    offsets, chunk, total = _place([sum(map(len, blob)) for blob in blobs])
 
     def blocks() -> Iterator[Array]:
         end = 0
         for offset, blob in zip(offsets, blobs, strict=True):
             yield np.zeros(offset - end, np.uint8)
-            yield np.frombuffer(blob, np.uint8)
-            end = offset + len(blob)
+            yield from (np.frombuffer(part, np.uint8) for part in blob)
+            end = offset + sum(map(len, blob))
 
     shutil.rmtree(folder, ignore_errors=True)
     attributes: dict[str, Any] = {"meaning": meaning}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from humandata.jpeg import Frame
     from humandata.packs import Encoded
 
 QUALITY = 95
@@ -82,6 +83,7 @@ class _Reader:
         self.at = -1  # frame that was handed out or skipped last
         self._problem: OSError | None = None
         self._capture: Any = None
+        self._picture: Any = None  # its memory is used again: fresh pages cost a tenth of decoding
         # FFmpeg writes each complaint to standard error; ours go to the list of rejects.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
         if not file.is_file():
@@ -101,7 +103,10 @@ class _Reader:
         return self._problem is not None
 
     def read(self, frame: int) -> Any:
-        """The frame, uint8 (height, width, 3), BGR; OSError where the video has none."""
+        """The frame, uint8 (height, width, 3), BGR; OSError where the video has none.
+
+        It is valid until the next call.
+        """
         while self._problem is None and self.at < frame:
             if self._capture.grab():
                 self.at += 1
@@ -110,10 +115,10 @@ class _Reader:
                 self._problem = OSError(f"the video {self.name} ends after {count} frames")
         if self._problem is not None:
             raise self._problem
-        done, picture = self._capture.retrieve()
+        done, self._picture = self._capture.retrieve(self._picture)
         if not done:
             raise OSError(f"frame {frame} of the video {self.name} cannot be decoded")
-        return picture
+        return self._picture
 
     def close(self) -> None:
         if self._capture is not None:
@@ -124,21 +129,30 @@ def _tiled(picture: Any) -> bytes | Encoded:
     from humandata import jpeg
     from humandata.packs import Encoded
 
-    data = _encode(picture, _tile_width(*picture.shape[:2]))
-    lengths = jpeg.interval_lengths(data, jpeg.read_frame(data))
+    width, header, frame = _tiling(*picture.shape[:2])
+    data = _encode(picture, width)
+    if not data.startswith(header):
+        frame = jpeg.read_frame(data)
+    lengths = jpeg.interval_lengths(data, frame)
     if lengths.max() > 0xFFFF:  # the lengths are kept in 16 bits
         return _encode(picture, 0)
     return Encoded(memoryview(data), lengths.astype(np.uint16))
 
 
 @functools.cache
-def _tile_width(height: int, width: int) -> int:
-    """MCUs per tile: what transcoding takes where the bytes of the markers do not matter."""
+def _tiling(height: int, width: int) -> tuple[int, bytes, Frame]:
+    """How frames of a size are tiled: MCUs per tile, and the header that all of them share.
+
+    The width is what transcoding takes where the bytes of the markers do not matter.
+    """
     from humandata import jpeg
     from humandata.transcode import tile_widths
 
-    data = _encode(np.zeros((height, width, 3), np.uint8), 0)
-    return tile_widths(jpeg.read_frame(data), 2**40)[0]
+    empty = np.zeros((height, width, 3), np.uint8)
+    mcus = tile_widths(jpeg.read_frame(_encode(empty, 0)), 2**40)[0]
+    data = _encode(empty, mcus)
+    frame = jpeg.read_frame(data)
+    return mcus, data[: frame.scan], frame
 
 
 def _encode(picture: Any, restart: int) -> bytes:

@@ -36,13 +36,17 @@ MAX_BLOB_CHUNK = 64 * 2**20
 CHECKSUM_BYTES = 4
 
 
-def crc32c(data: bytes | memoryview | Array) -> int:
-    """CRC-32C (Castagnoli) of ``data``, as the Zarr codec of that name stores it."""
+def crc32c(data: bytes | memoryview | Array, before: int = 0) -> int:
+    """CRC-32C (Castagnoli) of ``data``, as the Zarr codec of that name stores it.
+
+    ``before`` is the checksum of what comes before ``data``.
+    """
     import google_crc32c
 
-    view = memoryview(data)
+    if isinstance(data, bytes):
+        return int(google_crc32c.extend(before, data))
+    view, checksum = memoryview(data), before
     # google_crc32c takes bytes only; slices keep the copy small beside a 64 MiB chunk.
-    checksum = 0
     flat = view.cast("B") if view.nbytes else b""
     for start in range(0, view.nbytes, 2**20):
         checksum = google_crc32c.extend(checksum, bytes(flat[start : start + 2**20]))
@@ -107,12 +111,15 @@ def write_array(
     dtype = np.dtype(dtype).newbyteorder("<")
     rows = rows_per_chunk or chunk_rows(shape[0])
     folder.mkdir(parents=True, exist_ok=True)
-    for number, chunk in enumerate(_cut(blocks, rows, tuple(shape), dtype, fill)):
+    for number, pieces in enumerate(_cut(blocks, rows, tuple(shape), dtype, fill)):
         file = folder.joinpath("c", str(number), *["0"] * (len(shape) - 1))
         file.parent.mkdir(parents=True, exist_ok=True)
+        checksum = 0
         with open(file, "wb") as stream:
-            stream.write(chunk.data if chunk.size else b"")
-            stream.write(crc32c(chunk.data).to_bytes(CHECKSUM_BYTES, "little"))
+            for piece in pieces:
+                stream.write(piece.data)
+                checksum = crc32c(piece.data, checksum)
+            stream.write(checksum.to_bytes(CHECKSUM_BYTES, "little"))
             stream.flush()
             os.fsync(stream.fileno())
     codec: dict[str, Any] = {"name": "bytes"}
@@ -145,23 +152,30 @@ def _cut(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     fill: float | int | bool,
-) -> Iterator[Array]:
-    """Join blocks of any length and cut them into full chunks, the last one padded."""
-    chunk = np.full((rows, *shape[1:]), fill, dtype)
+) -> Iterator[list[Array]]:
+    """Cut blocks of any length into the pieces of full chunks, the last one padded.
+
+    The pieces are the blocks themselves where they have the dtype: packs of pictures are large, and
+    a chunk put together in memory would cost as much as two more checksums.
+    """
+    pieces: list[Array] = []
     used = written = 0
     for block in blocks:
         if block.shape[1:] != shape[1:]:
             raise ValueError(f"a block of shape {block.shape} does not belong to {shape}")
+        block = np.ascontiguousarray(block, dtype)
         done = 0
         while done < len(block):
             take = min(rows - used, len(block) - done)
-            chunk[used : used + take] = block[done : done + take]
+            if block.size:
+                pieces.append(block[done : done + take])
             used, done, written = used + take, done + take, written + take
             if used == rows:
-                yield chunk
-                chunk, used = np.full_like(chunk, fill), 0
+                yield pieces
+                pieces, used = [], 0
     if used:
-        yield chunk
+        padding = np.full((rows - used, *shape[1:]), fill, dtype)
+        yield [*pieces, padding] if padding.size else pieces
     if written != shape[0]:
         raise ValueError(f"blocks hold {written} rows, the array {shape[0]}")
 
