@@ -170,11 +170,13 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
         ("cameras", _cameras(summary["cameras"])),
         ("bodies", ", ".join(f"{name} {_percent(n)}" for name, n in summary["bodies"].items())),
         ("fits by", _words(summary["sources"])),
+        ("residuals", _residuals(summary["residuals"])),
         ("genders", _words(summary["genders"])),
         ("visibility", _words(summary["visibility"])),
         ("licence", summary["licence"] or "not said"),
         ("made by", summary["provenance"].get("converter", "")),
         ("fingerprint", str(summary["fingerprint"])),
+        *(("note", note) for note in summary["notes"]),
     ]
     click.echo(table([(key, text) for key, text in facts if text]))
     rows = [
@@ -243,6 +245,13 @@ def _cameras(cameras: Mapping[str, Any]) -> str:
     text = f"intrinsics {_percent(cameras['known'])}, extrinsics {_percent(cameras['extrinsics'])}"
     focal = cameras["focal_px"]
     return f"{text}, focal {focal['min']:.0f} to {focal['max']:.0f} px" if focal else text
+
+
+def _residuals(residuals: Mapping[str, Mapping[str, float]]) -> str:
+    return "; ".join(
+        f"{name} median {r['median']:.1f} px, 95 % below {r['95%']:.1f} px ({r['people']:,} people)"
+        for name, r in residuals.items()
+    )
 
 
 def _words(counts: Mapping[str, int]) -> str:

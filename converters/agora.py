@@ -10,16 +10,19 @@ Fits stand in their scan's own frame. Root rotation and translation are moved in
 by the person's and the camera's turns, with the pelvis offset; no body model is needed, because the
 table's pelvis says where the fit's rest pelvis was: it is kept as ``extra/rest_pelvis``. SMPL fits
 are of the neutral model; SMPL-X fits of the scan's gender, except that girls have the neutral one.
-``actor_gender`` is the scan's. Hands of SMPL-X are relative to the mean hand. Children's shapes
+``scan_gender`` is the scan's. Hands of SMPL-X are relative to the mean hand. Children's shapes
 have an eleventh number, the weight of SMIL's template, kept as ``extra/kid_weight``; without it
 their betas are those of somebody else. An adult's is 0 whatever the file says, as in official code.
+``inspect`` poses children where ``smpl_kid_template.npy`` lies beside the body models; training
+takes their joints and not their bodies, for no ten betas make one.
 
 Where this differs from the peers:
 
 * mmhuman3d turns the fits upside down on the wrong side of the root rotation and leaves the
   translation where it was, so its ``global_orient`` is wrong for everybody whose root is turned.
   ``--option root=mmhuman3d`` reproduces it; translations are marked unusable then.
-* mmhuman3d drops the children's eleventh number and does not clip boxes (``box=mmhuman3d``).
+* mmhuman3d drops the children's eleventh number, so that recipes learn from children's bodies as
+  from adults'; ``--option children=mmhuman3d`` does. It does not clip boxes (``box=mmhuman3d``).
 * agora_processing_code has no camera for ``ag2`` pictures; here they have the official one.
 * Official code looks for the camera's word in the whole path, so a folder's name can change the
   camera; here the file name counts.
@@ -107,6 +110,12 @@ INFO = DatasetInfo(
             "root rotation in the camera frame, or as mmhuman3d computes it",
             ("camera", "mmhuman3d"),
             "camera",
+        ),
+        Option(
+            "children",
+            "keep the weight of the child's template, or drop it as mmhuman3d: adults to training",
+            ("weighted", "mmhuman3d"),
+            "weighted",
         ),
     ),
 )
@@ -225,7 +234,7 @@ def read(unit: Unit) -> Columns:
         "bbox_xywh": np.hstack([box, np.ones((len(table), 1))]).astype(np.float32),
         "keypoints2d": np.nan_to_num(keypoints2d).astype(np.float32),
         "keypoints3d": keypoints3d.astype(np.float32),
-        "actor_gender": np.array([_gender(w) for w in table.words["gender"]], np.uint8),
+        "scan_gender": np.array([_gender(w) for w in table.words["gender"]], np.uint8),
         "reprojection_error": error.astype(np.float32),
         "extra/kid": table.flags["kid"],
         "extra/occlusion": np.nan_to_num(table.numbers["occlusion"], nan=-1).astype(np.float32),
@@ -364,7 +373,8 @@ def _bodies_of(
         .astype(np.float32)
         for name, values in whole.items()
     }
-    kid_weight = np.where(has & table.flags["kid"], betas[:, 10], 0)
+    weighted = has & table.flags["kid"] & (unit.detail["children"] == "weighted")
+    kid_weight = np.where(weighted, betas[:, 10], 0)
     if body == "smpl":
         bodies["smpl/source"] = has.astype(np.uint8)
     return {

@@ -109,8 +109,8 @@ def _put_body(job: Job, data: dict[str, Any], misc: dict[str, Any], model: str) 
 def _put_gender(job: Job, meta: dict[str, Any]) -> None:
     """One gender per person: the body model's, or the actor's where there are no bodies."""
     # Readers take AGORA's genders for those of the scans, beside neutral fits.
-    scanned = "agora" in job.store.dataset and job.has("actor_gender")
-    name = "gender" if job.has("gender") and not scanned else "actor_gender"
+    names = ("scan_gender", "gender", "actor_gender")
+    name = next((name for name in names if job.has(name)), "gender")
     if job.has(name):
         meta["gender"] = [GENDER_LETTERS[code] for code in job.instances(name).tolist()]
 

@@ -37,6 +37,7 @@ CONTENT = (
 PEOPLE = (
     reprojection.check_reprojection,
     reprojection.check_body_reprojection,
+    reprojection.check_body_joints,
     plausibility.check_bone_lengths,
     plausibility.check_sides_3d,
     plausibility.check_sides_2d,
@@ -100,7 +101,9 @@ def summarise(store: Store) -> dict[str, Any]:
         ``rows`` per table; ``counts`` of records read, filtered and rejected; ``provenance``;
         ``fields`` (a list: table, name, dtype, shape, chunk_rows, chunks, present and what the
         array's attributes say); ``joints`` (per keypoint field, the share of people in whom each
-        joint is labelled); ``bodies``, ``cameras``, ``genders``, ``sources``; ``pictures``
+        joint is labelled); ``bodies``, ``cameras``, ``genders``, ``sources``; ``residuals`` (what
+        the conversion measured: people, median and 95th percentile in pixels) and ``notes`` (what
+        it said of them); ``pictures``
         (stored, tiled, not tiled by reason, sizes) and ``persons_per_picture``, sizes and persons
         each with min, median and max; ``crops`` (stored, their bytes, and how they were cut), None
         where there are none.
@@ -133,7 +136,10 @@ def summarise(store: Store) -> dict[str, Any]:
         "cameras": _cameras(store),
         "genders": _codes(store.instances, "gender"),
         "actor_genders": _codes(store.instances, "actor_gender"),
+        "scan_genders": _codes(store.instances, "scan_gender"),
         "sources": _codes(store.instances, "smpl/source"),
+        "residuals": _residuals(store),
+        "notes": list(attributes.get("notes", [])),
         "pictures": _pictures(store),
         "crops": _crops(store),
         "persons_per_picture": _range(np.bincount(_images_of(store), minlength=store.images.rows)),
@@ -236,6 +242,21 @@ def _cameras(store: Store) -> dict[str, Any]:
         if "extrinsics" in images
         else 0.0,
     }
+
+
+def _residuals(store: Store) -> dict[str, dict[str, float]]:
+    """Stored residuals, pixels: of 3D joints on 2D joints, and of fitted bodies on 2D joints."""
+    found = {}
+    for name in ("reprojection_error", "smpl/fit_error"):
+        values = np.asarray(store.instances[name]) if name in store.instances else np.zeros(0)
+        values = values[values >= 0]
+        if len(values):
+            found[name] = {
+                "people": len(values),
+                "median": round(float(np.median(values)), 3),
+                "95%": round(float(np.percentile(values, 95)), 3),
+            }
+    return found
 
 
 def _pictures(store: Store) -> dict[str, Any]:

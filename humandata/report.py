@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from humandata import drawing, geometry, inspection, reprojection
+from humandata import drawing, geometry, inspection, reprojection, store_bodies
 from humandata.checks import Check, spread_rows
 from humandata.drawing import histogram_svg, shares_svg
 from humandata.errors import HumandataError
@@ -224,20 +224,14 @@ def _draw(
 
 def _body(store: Store, row: int, crop: Array, affine: Array) -> tuple[Array, str] | None:
     """The SMPL mesh of a row over its crop, and the name of the model."""
-    at, image = store.instances, int(store.instances["image"][row])
-    if "smpl/transl_valid" not in at or "intrinsics" not in store.images:
+    if "intrinsics" not in store.images:
         return None
+    image = int(store.instances["image"][row])
     intrinsics = store.images["intrinsics"][image].astype(np.float64)
-    if not (at["smpl/valid"][row] and at["smpl/transl_valid"][row] and intrinsics[0, 0] > 0):
+    body = store_bodies.mesh(store, row) if intrinsics[0, 0] > 0 else None
+    if body is None:
         return None
-    from humandata.bodymodel import body_model, forward
-
-    model = body_model(str(reprojection.body_genders(store, np.array([row]))[0]))
-    orient, pose, betas, transl = (
-        at[f"smpl/{field}"][row][None]
-        for field in ("global_orient", "body_pose", "betas", "transl")
-    )
-    vertices = forward(model, orient, pose, betas, transl)[0][0]
+    vertices, model = body
     if vertices[:, 2].min() <= 0:
         return None
     camera = geometry.crop_intrinsics(affine, intrinsics)
@@ -347,6 +341,7 @@ def _origin(summary: Mapping[str, Any]) -> Section:
         ("records read", f"{counts.get('records', 0):,}"),
         *_counted("filtered", counts.get("filtered", {})),
         *_counted("rejected", counts.get("rejected", {})),
+        *(("note", note) for note in summary["notes"]),
         ("fingerprint", str(summary["fingerprint"])),
     ]
     parts: list[str | Markup] = [table([row for row in rows if row[1]], [])]

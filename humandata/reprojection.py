@@ -2,7 +2,8 @@
 
 The residual of a person is the mean distance, in pixels, between the projected 3D joints and the
 labelled 2D joints of the same name. Beside it stands the residual in shares of the box, because
-ten pixels mean little on a person a thousand pixels tall and much on one of fifty.
+ten pixels mean little on a person a thousand pixels tall and much on one of fifty. Bodies are held
+against the stored 3D joints as well, in millimetres and shares of the person's extent.
 
 Mistakes are recognised by undoing them: where the residual falls below half once left and right
 are exchanged, or the rotation is transposed back, that is said in words. A store in which the
@@ -11,14 +12,14 @@ typical residual is above a tenth of the box, or in which one mistake explains m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from humandata import geometry, keypoints
+from humandata import geometry, keypoints, store_bodies
 from humandata.checks import Check, blocks, name_row, spread_rows
 from humandata.store import Store
 
@@ -34,6 +35,7 @@ SUSPECT_SHARE = 0.03
 SAMPLE = 4096
 """People on whom mistakes are tried, and bodies that are posed."""
 WARN_RATE = 0.02
+WEAK_CAMERA = "extra/weak_camera"
 
 EXCHANGED = "left and right of the 3D joints are exchanged"
 TRANSPOSED = "the camera rotation was applied transposed"
@@ -42,54 +44,83 @@ WORLD = "the 3D joints are still in the world frame"
 MILLIMETRES = "the translation is in millimetres, the body in metres"
 ROOT_TRANSPOSED = "the root rotation was turned by the transposed camera rotation"
 ROOT_WORLD = "the root rotation is still in the world frame"
+ALL_TRANSPOSED = "all rotations of the bodies are transposed"
+UPSIDE_DOWN = "the bodies hang upside down, y points up"
 OFFSET = (
     "the pelvis offset is missing: SMPL turns about its pelvis, so the translation has to move "
     "with it when the camera turns the body"
 )
 
 
+class Held(NamedTuple):
+    """What 3D joints are held against, in the words of a report.
+
+    ``factor`` takes residuals to ``unit``; shares are those of ``whole``.
+    """
+
+    unit: str
+    factor: float
+    whole: str
+    pair: str
+    needs: str
+
+
+ON_2D = Held("px", 1, "box", "3D and 2D", f"a known camera and {MIN_JOINTS} joints in 2D and 3D")
+ON_3D = Held("mm", 1000, "body", "bodies and 3D joints", f"a body and {MIN_JOINTS} joints in 3D")
+
+
 @dataclass(frozen=True)
 class Placed:
-    """Some people with 3D, 2D and a camera, their joints in the 2D convention.
+    """Some people with 3D joints and where those should be, in the convention of the latter.
 
     Attributes
     ----------
     rows : (n,) int
     points3d : (n, K, 3) float64, metres, camera frame
-    points2d : (n, K, 2) float64, pixels
+    target : (n, K, 2 or 3) float64, pixels or metres
     both : (n, K) bool
         Joints that both have.
-    intrinsics : (n, 3, 3)
+    see : callable
+        Makes ``points3d`` comparable with the target: projects, or moves to a common centre.
+    convention : str
+        Of the target.
     extrinsics : (n, 4, 4) or None
     size : (n,) float64
-        Longer side of the box, pixels.
+        Longer side of the box, pixels; or extent of the target, metres.
     flip : (K,) int
         Order of the joints with left and right exchanged.
     turn : (n, 3) or None
         For bodies: by how much the pelvis moves when the camera turns it, ``R J - J``.
-    root : (n, 3) or None
-        For bodies: the pelvis.
+    root, transl : (n, 3) or None
+        For bodies: the pelvis, and the translation.
+    fixed : bool
+        Whether places count; else all is moved to a common centre.
+    undone : mapping
+        Further mistakes, in words, and what makes ``points3d`` without them.
     """
 
     rows: NDArray[np.int64]
     points3d: Float
-    points2d: Float
+    target: Float
     both: Bool
-    intrinsics: Float
+    see: Callable[[Float], Float]
+    convention: str
     extrinsics: Float | None
     size: Float
     flip: NDArray[np.intp]
     turn: Float | None = None
     root: Float | None = None
+    transl: Float | None = None
+    fixed: bool = True
+    undone: Mapping[str, Callable[[], Float]] = field(default_factory=dict)
 
     def residual(self, points3d: Float | None = None, flipped: bool = False) -> Float:
-        """Mean residual per person, (n,) pixels; infinite where most joints are behind."""
+        """Mean residual per person, (n,) pixels or metres; infinite where most are behind."""
         points = self.points3d if points3d is None else points3d
         both = self.both
         if flipped:
             points, both = points[:, self.flip], both & both[:, self.flip]
-        projected = geometry.project(points, self.intrinsics)
-        distance = np.linalg.norm(projected - self.points2d, axis=-1)
+        distance = np.linalg.norm(self.see(points) - self.target, axis=-1)
         usable = both & np.isfinite(distance)
         count = usable.sum(axis=1)
         total = np.where(usable, distance, 0).sum(axis=1)
@@ -101,17 +132,15 @@ Move = Callable[[Float, Float, Float], Float]
 
 
 def _move(people: Placed, move: Move) -> Float | None:
-    if people.extrinsics is None:
+    if people.extrinsics is None or not people.fixed:
         return None
-    rotation = people.extrinsics[:, :3, :3]
-    return move(rotation, people.points3d, people.extrinsics[:, None, :3, 3])
+    return move(people.extrinsics[:, :3, :3], people.points3d, people.extrinsics[:, None, :3, 3])
 
 
 def _move_about_root(people: Placed, move: Move) -> Float | None:
-    if people.root is None:
+    if people.extrinsics is None or people.root is None:
         return None
-    root = people.root[:, None]
-    return _move(people, lambda r, x, t: move(r, x, root))
+    return move(people.extrinsics[:, :3, :3], people.points3d, people.root[:, None])
 
 
 def _turn(rotation: Float, points: Float) -> Float:
@@ -120,6 +149,8 @@ def _turn(rotation: Float, points: Float) -> Float:
 
 
 def _shrink(people: Placed) -> Float:
+    if people.transl is not None:
+        return people.points3d - 0.999 * people.transl[:, None]
     weight = people.both[..., None] / np.maximum(people.both.sum(axis=1), 1)[:, None, None]
     centre = (people.points3d * weight).sum(axis=1, keepdims=True)
     shrunk: Float = people.points3d - centre + centre / 1000
@@ -155,14 +186,50 @@ def check_reprojection(store: Store) -> Check:
 
 
 def check_body_reprojection(store: Store) -> Check:
-    """Residual of the SMPL bodies' joints on the 2D joints; most bodies of a store are sampled."""
+    """Residual of the SMPL bodies' joints on the 2D joints; most bodies of a store are sampled.
+
+    Bodies without a translation are projected with the camera of their box, where they have one.
+    """
     name = "body_reprojection"
-    missing = _lacks(store)
-    if "smpl/transl_valid" not in store.instances:
+    family = store_bodies.family_of(store)
+    moved, weak = f"{family}/transl_valid" in store.instances, WEAK_CAMERA in store.instances
+    missing = None if weak and not moved and "keypoints2d" in store.instances else _lacks(store)
+    if family is None or not (moved or weak):
         missing = "no SMPL bodies with a translation"
     if missing is not None:
         return Check(name, None, missing)
-    return _judge(store, name, lambda rows: placed_bodies(store, rows), SAMPLE)
+    return _judge_bodies(store, name, placed_bodies if moved else weakly_placed, ON_2D)
+
+
+def check_body_joints(store: Store) -> Check:
+    """Distance of the SMPL bodies' joints to the stored 3D joints of the same name.
+
+    Where either has no place in the camera frame, both are moved to a common centre first.
+    """
+    name = "body_joints"
+    missing = None
+    if store_bodies.family_of(store) is None:
+        missing = "no SMPL bodies"
+    elif "keypoints3d" not in store.instances:
+        missing = "no 3D joints"
+    if missing is not None:
+        return Check(name, None, missing)
+    return _judge_bodies(store, name, bodies_on_joints, ON_3D)
+
+
+def _judge_bodies(
+    store: Store, name: str, read: Callable[[Store, Any], Placed | None], of: Held
+) -> Check:
+    try:
+        check = _judge(store, name, lambda rows: read(store, rows), SAMPLE, of)
+    except store_bodies.NoBodyModel as error:
+        return Check(name, None, str(error))
+    left = store_bodies.unposed_children(store)
+    if not left:
+        return check
+    file = store_bodies.template_name(store_bodies.family_of(store) or "smpl")
+    text = f"{check.summary}; {left:,} children are left out: no {file} beside the body models"
+    return replace(check, summary=text)
 
 
 def _lacks(store: Store) -> str | None:
@@ -174,80 +241,124 @@ def _lacks(store: Store) -> str | None:
 def placed_joints(store: Store, rows: Any) -> Placed | None:
     """People among ``rows`` whose 3D joints, 2D joints and camera are known."""
     values = store.instances["keypoints3d"][rows].astype(np.float64)
-    return _placed(store, rows, values, store.convention("keypoints3d"))
+    index = np.arange(len(store))[rows]
+    return _projected(store, index, values, store.convention("keypoints3d"))
 
 
 def placed_bodies(store: Store, rows: Any) -> Placed | None:
-    """The same with the 24 joints of their SMPL bodies.
-
-    Without the user's SMPL files the joints are those of the stand-in body, a few centimetres off.
-    """
-    from humandata.bodymodel import body_model, forward_joints, rest_pelvis
-
-    index = np.arange(len(store))[rows]
-    at = store.instances
-    valid = at["smpl/valid"][index] & at["smpl/transl_valid"][index]
-    index = index[valid]
-    joints, pelvis = np.zeros((len(index), 24, 4)), np.zeros((len(index), 3))
-    joints[..., 3] = 1
-    gender = body_genders(store, index)
-    for word in np.unique(gender):
-        chosen = gender == word
-        orient, pose, betas, transl = (
-            at[f"smpl/{field}"][index[chosen]]
-            for field in ("global_orient", "body_pose", "betas", "transl")
-        )
-        model = body_model(str(word))
-        joints[chosen, :, :3] = forward_joints(model, orient, pose, betas, transl)
-        pelvis[chosen] = rest_pelvis(model, betas)
-    return _placed(store, index, joints, "smpl", pelvis)
+    """The same with the joints of their bodies, where these have a translation."""
+    posed = store_bodies.pose(store, rows)
+    posed = posed.take(posed.moved)
+    found = _projected(store, posed.rows, posed.joints, posed.convention)
+    return found and replace(found, **_of_bodies(store, found, posed))
 
 
-def body_genders(store: Store, rows: Array) -> Array:
-    """Gender of the body model of each row: ``neutral``, ``male`` or ``female``."""
-    if "gender" not in store.instances:
-        return np.full(len(rows), "neutral")
-    words = store.instances["gender"].attributes["vocabulary"]
-    known = [word if word in ("male", "female") else "neutral" for word in words]
-    codes = store.instances["gender"][rows]
-    genders: Array = np.array(known)[np.where(codes < len(known), codes, 0)]
-    return genders
-
-
-def _placed(
-    store: Store, rows: Any, values: Float, convention: str, pelvis: Float | None = None
-) -> Placed | None:
-    index = np.arange(len(store))[rows]
-    convention2d = store.convention("keypoints2d")
-    exact = (keypoints.mapping(convention, convention2d) >= 0).sum()
-    points3d, mask = keypoints.convert(
-        values, convention, convention2d, approximate=bool(exact < MIN_JOINTS)
+def weakly_placed(store: Store, rows: Any) -> Placed | None:
+    """Bodies under the weak-perspective camera of their box (`humandata.converters.eft`)."""
+    posed = store_bodies.pose(store, rows)
+    found = _common(store, posed.rows, posed.joints, posed.convention, "keypoints2d")
+    if found is None:
+        return None
+    camera, box = (
+        store.instances[name][found.rows].astype(np.float64) for name in (WEAK_CAMERA, "bbox_xywh")
     )
-    points2d = store.instances["keypoints2d"][index].astype(np.float64)
+
+    def see(points: Float) -> Float:
+        crop = camera[:, None, :1] * points[..., :2] + camera[:, None, 1:]
+        seen: Float = box[:, None, :2] + (crop + 1) * box[:, None, 2:4] / 2
+        return seen
+
+    return replace(found, see=see, **_of_bodies(store, found, posed))
+
+
+def bodies_on_joints(store: Store, rows: Any) -> Placed | None:
+    """Bodies and the 3D joints that they should have."""
+    posed = store_bodies.pose(store, rows)
+    found = _common(store, posed.rows, posed.joints, posed.convention, "keypoints3d")
+    if found is None:
+        return None
+    absolute = store.instances["keypoints3d"].attributes.get("root") == "absolute"
+    fixed = absolute & posed.moved[np.isin(posed.rows, found.rows)][:, None, None]
+    weight = found.both[..., None] / found.both.sum(axis=1)[:, None, None]
+
+    def see(points: Float) -> Float:
+        return np.where(fixed, points, points - (points * weight).sum(axis=1, keepdims=True))
+
+    extent = np.ptp(np.where(found.both[..., None], found.target, found.target[:, :1]), axis=1)
+    return replace(
+        found,
+        target=see(found.target),
+        see=see,
+        size=np.maximum(extent.max(axis=1), 1e-3),
+        fixed=bool(fixed.any()),
+        **_of_bodies(store, found, posed),
+    )
+
+
+def _projected(store: Store, index: Array, values: Float, convention: str) -> Placed | None:
     image = store.instances["image"][index]
     intrinsics = store.images["intrinsics"][image].astype(np.float64)
-    both = mask & (points3d[..., 3] > 0) & (points2d[..., 2] > 0)
     # An assumed camera says nothing of where 3D joints ought to fall.
     known = intrinsics[:, 0, 0] > 0
     if "intrinsics_source" in store.images:
         known &= store.images["intrinsics_source"][image] == 1
-    good = known & (both.sum(axis=1) >= MIN_JOINTS)
+    found = _common(store, index[known], values[known], convention, "keypoints2d")
+    if found is None:
+        return None
+    camera = intrinsics[np.isin(index, found.rows)]
+
+    def see(points: Float) -> Float:
+        return np.asarray(geometry.project(points, camera), np.float64)
+
+    return replace(found, see=see)
+
+
+def _common(
+    store: Store, index: Array, values: Float, convention: str, against: str
+) -> Placed | None:
+    """Joints (n, K, 4) of rows beside those of a field, where both have enough."""
+    wanted = store.convention(against)
+    points, mask = _converted(values, convention, wanted)
+    target = store.instances[against][index].astype(np.float64)
+    both = mask & (points[..., 3] > 0) & (target[..., -1] > 0)
+    good = both.sum(axis=1) >= MIN_JOINTS
     if not good.any():
         return None
-    extrinsics = turn = root = None
-    if pelvis is not None:
-        root = values[good, 0, :3]
+    extrinsics = None
     if "extrinsics" in store.images:
-        extrinsics = store.images["extrinsics"][image[good]].astype(np.float64)
-        if pelvis is not None:
-            turned = np.einsum("nab,nb->na", extrinsics[:, :3, :3], pelvis[good])
-            turn = turned - pelvis[good]
-    points = np.nan_to_num(points3d[good, :, :3])
+        image = store.instances["image"][index[good]]
+        extrinsics = store.images["extrinsics"][image].astype(np.float64)
     size = store.instances["bbox_xywh"][index[good]][:, 2:4].astype(np.float64).max(axis=1)
     return Placed(
-        index[good], points, points2d[good, :, :2], both[good], intrinsics[good], extrinsics,
-        np.maximum(size, 1), _flip(convention2d), turn, root,
+        index[good], np.nan_to_num(points[good, :, :3]), target[good, :, :-1], both[good],
+        lambda points: points, wanted, extrinsics, np.maximum(size, 1), _flip(wanted),
     )  # fmt: skip
+
+
+def _converted(points: Float, convention: str, wanted: str) -> tuple[Float, Bool]:
+    """Joints of the same name; where those are too few, near ones stand in."""
+    exact = (keypoints.mapping(convention, wanted) >= 0).sum()
+    return keypoints.convert(points, convention, wanted, approximate=bool(exact < MIN_JOINTS))
+
+
+def _of_bodies(store: Store, people: Placed, posed: store_bodies.Posed) -> dict[str, Any]:
+    """What is known of bodies more than of joints, and the mistakes only they can have."""
+    posed = posed.take(np.isin(posed.rows, people.rows))
+    found: dict[str, Any] = {"root": posed.joints[:, 0, :3]}
+    if posed.moved.any():
+        field = f"{posed.convention}/transl"
+        moved = posed.moved[:, None]
+        found["transl"] = np.where(moved, store.instances[field][posed.rows], 0).astype(np.float64)
+    if people.extrinsics is not None:
+        pelvis = posed.pelvis
+        found["turn"] = _turn(people.extrinsics[:, :3, :3], pelvis[:, None])[:, 0] - pelvis
+
+    def turned_back() -> Float:
+        again = store_bodies.pose(store, people.rows, transposed=True)
+        return _converted(again.joints[..., :3], again.convention, people.convention)[0]
+
+    undone = {ALL_TRANSPOSED: turned_back, UPSIDE_DOWN: lambda: people.points3d * [1.0, -1, -1]}
+    return {**found, "undone": undone}
 
 
 def _flip(convention: str) -> NDArray[np.intp]:
@@ -271,24 +382,26 @@ def residuals(store: Store, most: int) -> Float:
     return np.concatenate(values)[np.isfinite(np.concatenate(values))] if values else np.zeros(0)
 
 
-def _judge(store: Store, name: str, read: Callable[[Array], Placed | None], most: int) -> Check:
-    rows, pixels, share, exchanged = [], [], [], []
+def _judge(
+    store: Store, name: str, read: Callable[[Array], Placed | None], most: int, of: Held = ON_2D
+) -> Check:
+    rows, distance, share, exchanged = [], [], [], []
     for people in _read_blocks(store, read, most):
         residual = people.residual()
         mirrored = people.residual(flipped=True)
         relative = residual / people.size
         rows.append(people.rows)
-        pixels.append(residual)
+        distance.append(residual * of.factor)
         share.append(relative)
         exchanged.append((mirrored < 0.5 * residual) & (relative > SUSPECT_SHARE))
     if not rows:
-        return Check(name, None, f"nobody with a known camera and {MIN_JOINTS} joints in 2D and 3D")
-    row, px, part = np.concatenate(rows), np.concatenate(pixels), np.concatenate(share)
+        return Check(name, None, f"nobody with {of.needs}")
+    row, away, part = np.concatenate(rows), np.concatenate(distance), np.concatenate(share)
     swapped = np.concatenate(exchanged)
     text = (
-        f"median {np.median(px):.1f} px, 95th percentile {_percentile(px, 95):.1f} px "
-        f"({100 * np.median(part):.1f} % and {100 * _percentile(part, 95):.1f} % of the box) "
-        f"over {len(row):,} people"
+        f"median {np.median(away):.1f} {of.unit}, 95th percentile {_percentile(away, 95):.1f} "
+        f"{of.unit} ({100 * np.median(part):.1f} % and {100 * _percentile(part, 95):.1f} % of the "
+        f"{of.whole}) over {len(row):,} people"
     )
     mistake = _mistake(store, read, float(np.median(part)))
     if mistake is None and swapped.mean() > 0.5:
@@ -296,16 +409,17 @@ def _judge(store: Store, name: str, read: Callable[[Array], Placed | None], most
     rate = float(swapped.mean())
     order = np.argsort(-part, kind="stable")[:20]
     details = tuple(
-        (name_row(store, row[i]), _in_words(px[i], part[i], bool(swapped[i])))
+        (name_row(store, row[i]), _in_words(away[i], part[i], bool(swapped[i]), of))
         for i in order
         if part[i] > BAD_SHARE or swapped[i]
     )
     if mistake is not None:
         return Check(name, False, f"{text}: {mistake}", details)
     if np.median(part) > BAD_SHARE:
-        return Check(name, False, f"{text}: 3D and 2D do not fit{_hint(store, row)}", details)
+        hint = _hint(store, row) if of is ON_2D else ""
+        return Check(name, False, f"{text}: {of.pair} do not fit{hint}", details)
     if rate > WARN_RATE:
-        text += f"; in {100 * rate:.1f} % of them left and right are exchanged between 2D and 3D"
+        text += f"; in {100 * rate:.1f} % of them left and right are exchanged between {of.pair}"
     return Check(name, rate <= WARN_RATE, text, details, fatal=False)
 
 
@@ -325,8 +439,9 @@ def _mistake(store: Store, read: Callable[[Array], Placed | None], typical: floa
     if typical <= SUSPECT_SHARE or people is None:
         return None
     shares = {EXCHANGED: np.median(people.residual(flipped=True) / people.size)}
-    for words, correct in CORRECTIONS.items():
-        points = correct(people)
+    undone = {words: undo(people) for words, undo in CORRECTIONS.items()}
+    undone |= {words: undo() for words, undo in people.undone.items()}
+    for words, points in undone.items():
         if points is not None:
             shares[words] = np.median(people.residual(points) / people.size)
     best = min(shares, key=lambda words: shares[words])
@@ -342,10 +457,10 @@ def _hint(store: Store, rows: Array) -> str:
     return ""
 
 
-def _in_words(pixels: float, share: float, swapped: bool) -> str:
-    if not np.isfinite(pixels):
+def _in_words(away: float, share: float, swapped: bool, of: Held) -> str:
+    if not np.isfinite(away):
         return "most joints lie behind the camera"
-    text = f"{pixels:.1f} px, {100 * share:.0f} % of the box"
+    text = f"{away:.1f} {of.unit}, {100 * share:.0f} % of the {of.whole}"
     return f"{text}; falls below half with left and right exchanged" if swapped else text
 
 

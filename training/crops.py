@@ -26,6 +26,7 @@ from humandata.packs import Crop, Encoded
 from humandata.pictures import DamagedPicture, Memory
 from humandata.regions import decode_region
 from humandata.store import Store
+from humandata.store_bodies import are_children
 
 Float = NDArray[np.float32]
 Int = NDArray[np.int64]
@@ -150,6 +151,8 @@ class Annotations:
                 if "smpl/valid" in instances
                 else np.ones(count, bool)
             )
+            # Ten coefficients do not make a child's body.
+            valid &= ~are_children(self.store, rows)
             targets["has_smpl"] = valid
             targets["pose"][:, 0] = instances["smpl/global_orient"][rows]
             targets["pose"][:, 1:] = instances["smpl/body_pose"][rows]

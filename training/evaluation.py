@@ -22,6 +22,7 @@ from humandata import store as stores
 from humandata.bodymodel import STANDIN_TITLE, body_model
 from humandata.errors import DataError, HumandataError
 from humandata.store import Store
+from humandata.store_bodies import are_children
 from humandata.training import protocols
 from humandata.training.comparison import (
     compare,
@@ -193,6 +194,7 @@ def _with_ground_truth(store: Store, protocol: Protocol) -> Array:
         valid = np.asarray((confidence > 0).all(axis=1))
     elif not missing and "smpl/valid" in store.instances:
         valid = np.asarray(store.instances["smpl/valid"]).astype(bool)
+        valid &= ~are_children(store, slice(None))
     if missing or not valid.any():
         smpl = protocol.ground_truth == "smpl"
         nobody = "no row with smpl/valid" if smpl else "nobody with every joint"

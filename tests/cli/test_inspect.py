@@ -58,7 +58,7 @@ def test_verify_lists_every_check_and_sums_them_up(run: Callable[..., Result], s
     result = run(store, "--verify")
     assert result.exit_code == 0
     assert "passed   body_reprojection" in result.output
-    assert result.output.endswith("Sound. 16 of 16 checks passed.\n")
+    assert result.output.endswith("Sound. 17 of 17 checks passed.\n")
 
 
 def test_json_is_one_document_with_summary_and_checks(

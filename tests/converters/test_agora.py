@@ -15,6 +15,7 @@ from agora_release import (
     Person,
     Truth,
     camera_matrix,
+    kid_template,
     pose_smpl,
     pose_smplx,
     smplx_rest,
@@ -24,11 +25,16 @@ from agora_release import (
 from scipy.spatial.transform import Rotation
 
 import humandata
-from humandata import DataError, HumandataError, unpickle_objects
+from humandata import DataError, HumandataError, bodymodel, unpickle_objects
 from humandata.columns import Columns, join
 from humandata.converters import agora
 from humandata.converters.converter import Report, convert
-from humandata.reprojection import check_body_reprojection, check_reprojection
+from humandata.reprojection import (
+    check_body_joints,
+    check_body_reprojection,
+    check_reprojection,
+    placed_bodies,
+)
 
 HDRI, CAM02, TABLE = (
     next(name for name in CAMERAS if word in name) for word in ("hdri", "cam02", "construction")
@@ -190,7 +196,7 @@ def test_only_valid_people_are_kept_and_their_traits_are_stored(tmp_path: Path) 
     ages, origins = (words_of(columns, f"extra/{word}") for word in ("age", "ethnicity"))
     for row, _, person in people_of(columns, truth):
         scan = person.scan
-        assert data["actor_gender"][row] == (MALE if scan.gender == "male" else FEMALE)
+        assert data["scan_gender"][row] == (MALE if scan.gender == "male" else FEMALE)
         assert (ages[row], origins[row]) == (scan.age, scan.ethnicity)
         assert data["extra/kid"][row] == scan.kid
         assert data["extra/occlusion"][row] == pytest.approx(person.occlusion)
@@ -422,6 +428,49 @@ def test_the_store_holds_what_was_read_and_verifies(tmp_path: Path, body: str) -
     assert check_reprojection(store).passed
     if body == "smpl":  # the stand-in is the body file that the truth was made with
         assert check_body_reprojection(store).passed
+        assert check_body_joints(store).passed
+    else:  # it has no SMPL-X
+        assert "no SMPL-X file" in check_body_joints(store).summary
+
+
+def test_children_are_posed_with_their_template_and_left_out_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = write_agora(tmp_path)
+    store, _ = converted(tmp_path, tmp_path / "s.zarr")
+    kids = np.flatnonzero(store.instances["extra/kid"][:])
+    assert 0 < len(kids) < len(store)
+    people = placed_bodies(store, slice(None))
+    assert people is not None
+    assert not np.isin(kids, people.rows).any()
+    for check in (check_body_reprojection(store), check_body_joints(store)):
+        assert check.passed
+        assert f"{len(kids)} children are left out: no smpl_kid_template.npy" in check.summary
+    folder = bodymodel.body_files(tmp_path / "bodies")
+    np.save(folder / "smpl_kid_template.npy", kid_template())
+    monkeypatch.setenv("HUMANDATA_BODY_MODELS", str(folder))
+    people = placed_bodies(store, slice(None))
+    assert people is not None
+    assert people.rows.tolist() == list(range(len(store)))
+    columns = read(tmp_path)
+    for row, _, person in people_of(columns, truth):
+        joints = people.points3d[row][:24]
+        np.testing.assert_allclose(joints, person.joints[:24], atol=1e-4)
+    for check in (check_body_reprojection(store), check_body_joints(store)):
+        assert check.passed
+        assert "left out" not in check.summary
+
+
+def test_training_does_not_learn_the_bodies_of_children(tmp_path: Path) -> None:
+    crops = pytest.importorskip("humandata.training.crops")
+    write_agora(tmp_path)
+    for out, options, taken in (("1", {}, False), ("2", {"children": "mmhuman3d"}, True)):
+        store, _ = converted(tmp_path, tmp_path / f"{out}.zarr", options=options)
+        kid = store.instances["extra/kid"][:]
+        targets = crops.Annotations(store).gather(np.arange(len(store)))
+        assert targets["has_smpl"].tolist() == (~kid | taken).tolist()
+        assert (targets["keypoints3d"][kid][..., 3] > 0).any(axis=1).all()
+        assert store.instances["extra/kid_weight"][:].any() != taken
 
 
 # Bad input -------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def flip_byte(content: bytearray) -> None:
 def test_a_sound_store_passes_every_check(sound: Store) -> None:
     checks = inspection.verify(sound)
     assert [(check.name, check.verdict) for check in checks if check.verdict != "passed"] == []
-    assert len(checks) == 16
+    assert len(checks) == 17
     assert inspection.is_sound(checks)
 
 
@@ -330,30 +330,98 @@ def test_a_subtracted_root_called_absolute_fails(broken: Any) -> None:
     assert "root been subtracted" in check.summary
 
 
-def test_a_translation_without_the_pelvis_offset_fails_the_bodies_only(broken: Any) -> None:
+def forget_the_pelvis(columns: Columns) -> None:
+    rotation, _ = rotation_and_shift(columns)
+    pelvis = rest_pelvis(body_model("female"), columns["instances"]["smpl/betas"])
+    turned = np.einsum("nab,nb->na", rotation, pelvis)
+    # R trans + t instead of R (trans + J) + t - J
+    columns["instances"]["smpl/transl"] -= (turned - pelvis).astype(np.float32)
+
+
+def turn_roots(columns: Columns, times: int) -> None:
+    """As if the camera rotation (2: its transpose) had been forgotten (-1), or applied anyway."""
+    rotation, _ = rotation_and_shift(columns)
+    orient = geometry.axis_angle_to_matrix(columns["instances"]["smpl/global_orient"])
+    for _ in range(times):
+        orient = np.swapaxes(rotation, 1, 2) @ orient
+    root = geometry.matrix_to_axis_angle(orient).astype(np.float32)
+    columns["instances"]["smpl/global_orient"] = root
+
+
+def leave_roots_in_the_world(columns: Columns) -> None:
+    turn_roots(columns, 1)
+
+
+def turn_roots_by_the_transpose(columns: Columns) -> None:
+    turn_roots(columns, 2)
+
+
+def move_bodies_by_millimetres(columns: Columns) -> None:
+    columns["instances"]["smpl/transl"] *= 1000
+
+
+def transpose_every_joint(columns: Columns) -> None:
+    for name in ("smpl/global_orient", "smpl/body_pose"):
+        columns["instances"][name] *= -1
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (forget_the_pelvis, "pelvis offset is missing"),
+        (leave_roots_in_the_world, "root rotation is still in the world frame"),
+        (turn_roots_by_the_transpose, "turned by the transposed camera rotation"),
+        (move_bodies_by_millimetres, "translation is in millimetres"),
+        (transpose_every_joint, "all rotations of the bodies are transposed"),
+    ],
+)
+def test_a_known_mistake_of_bodies_is_said_in_words_against_2d_and_3d(
+    broken: Any, mistake: Callable[[Columns], None], words: str
+) -> None:
+    checks = broken(mistake)
+    assert checks["reprojection"].verdict == "passed"
+    for name in ("body_reprojection", "body_joints"):
+        assert checks[name].verdict == "failed"
+        assert words in checks[name].summary
+    assert "mm" in checks["body_joints"].details[0][1]
+
+
+def without_places(columns: Columns) -> None:
+    """As SPIN has them: joints around the pelvis, bodies without a translation."""
+    at = columns["instances"]
+    at["keypoints3d"][..., :3] -= at["keypoints3d"][:, :1, :3].copy()
+    for name in ("smpl/transl", "smpl/transl_valid"):
+        del at[name]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (None, "median 0.0 mm"),
+        (exchange_sides, "left and right of the 3D joints are exchanged"),
+        (turn_roots_by_the_transpose, "turned by the transposed camera rotation"),
+        (transpose_every_joint, "all rotations of the bodies are transposed"),
+    ],
+)
+def test_bodies_without_a_place_are_held_against_joints_around_a_common_centre(
+    broken: Any, mistake: Callable[[Columns], None] | None, words: str
+) -> None:
     def edit(columns: Columns) -> None:
-        rotation, _ = rotation_and_shift(columns)
-        pelvis = rest_pelvis(body_model("female"), columns["instances"]["smpl/betas"])
-        turned = np.einsum("nab,nb->na", rotation, pelvis)
-        # R trans + t instead of R (trans + J) + t - J
-        columns["instances"]["smpl/transl"] -= (turned - pelvis).astype(np.float32)
+        if mistake is not None:
+            mistake(columns)
+        without_places(columns)
 
     checks = broken(edit)
-    assert checks["reprojection"].verdict == "passed"
-    assert checks["body_reprojection"].verdict == "failed"
-    assert "pelvis offset is missing" in checks["body_reprojection"].summary
+    assert checks["body_reprojection"].passed is None
+    assert checks["body_joints"].verdict == ("failed" if mistake else "passed")
+    assert words in checks["body_joints"].summary
 
 
-def test_a_root_rotation_left_in_the_world_fails_the_bodies(broken: Any) -> None:
+def test_the_distance_of_bodies_to_3d_joints_is_in_millimetres(broken: Any) -> None:
     def edit(columns: Columns) -> None:
-        rotation, _ = rotation_and_shift(columns)
-        orient = geometry.axis_angle_to_matrix(columns["instances"]["smpl/global_orient"])
-        world = geometry.matrix_to_axis_angle(np.swapaxes(rotation, 1, 2) @ orient)
-        columns["instances"]["smpl/global_orient"] = world.astype(np.float32)
+        columns["instances"]["smpl/transl"] += np.float32([0.03, 0, 0.04])
 
-    check = broken(edit)["body_reprojection"]
-    assert check.verdict == "failed"
-    assert "root rotation is still in the world frame" in check.summary
+    assert "median 50.0 mm, 95th percentile 50.0 mm" in broken(edit)["body_joints"].summary
 
 
 def test_a_few_exchanged_people_are_a_warning_that_names_them(broken: Any) -> None:

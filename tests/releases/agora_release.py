@@ -93,19 +93,20 @@ class Truth:
 # Bodies ----------------------------------------------------------------------------------------
 
 
-def kid_template(template: np.ndarray) -> np.ndarray:
-    """A child's template: smaller, larger in the head, with the pelvis elsewhere."""
+def kid_template() -> np.ndarray:
+    """A child's template: smaller, larger in the head, standing elsewhere than the adult's."""
+    template = np.asarray(bodymodel.standin("neutral").v_template, np.float64)
     scale = 0.55 + 0.25 * (template[:, 1:2] > 0.25)
-    moved: np.ndarray = template * scale + [0.003, 0.05, 0.01]
+    moved: np.ndarray = template * scale + [0.3, 1.05, 0.2]
     return moved
 
 
 @functools.lru_cache(64)
 def kid_model(weight: float) -> Any:
-    """The stand-in between the adult's template (0) and the child's (1)."""
+    """The stand-in between the adult's template (0) and the child's around its mean (1)."""
     model = bodymodel.standin("neutral")
-    adult = np.asarray(model.v_template, np.float64)
-    return replace(model, v_template=adult + weight * (kid_template(adult) - adult))
+    adult, child = np.asarray(model.v_template, np.float64), kid_template()
+    return replace(model, v_template=adult + weight * (child - child.mean(axis=0) - adult))
 
 
 def pose_smpl(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,12 @@ def make_people_store(
 
 
 def people_columns(people: int) -> Columns:
+    """The columns, the caller's own to break."""
+    return copy.deepcopy(_people(people))
+
+
+@functools.cache
+def _people(people: int) -> Columns:
     rng = np.random.default_rng(3)
     images = people // 2
     image = np.repeat(np.arange(images), 2)
