@@ -13,7 +13,7 @@ Source: ITU-T T.81 (ISO/IEC 10918-1), Annex B for the segments, E.1.4 and E.2.4 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,7 @@ _CYCLE = bytes(range(RST0, RST7 + 1))  # restart markers, one after the other
 _ENDS = _CYCLE + bytes([EOI])  # what an interval may end with
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """What the header of a JPEG file says.
 
     Attributes
@@ -86,13 +85,12 @@ class Frame:
     adobe: tuple[int, int] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(NamedTuple):
     """A part of a picture, as a JPEG file of its own.
 
     Attributes
     ----------
-    data : bytes
+    data : bytearray
         A standard JPEG file.
     left, top : int
         Where its first pixel lies in the picture, in pixels.
@@ -100,7 +98,7 @@ class Cut:
         Its size in pixels.
     """
 
-    data: bytes
+    data: bytearray
     left: int
     top: int
     width: int
@@ -295,12 +293,13 @@ def cut(
     lengths: NDArray[np.uint16],
     box: tuple[int, int, int, int],
     frame: Frame | None = None,
+    margin: int = 1,
 ) -> Cut:
     """A small JPEG file of the tiles under a box; it decodes to the pixels of the whole picture.
 
     Where chroma is subsampled, decoders interpolate it across tile borders, so that the outermost
-    pixels of the small file may differ. The tiles taken are those under the box widened by two
-    chroma samples, and every pixel of the box itself is exact.
+    pixels of the small file may differ. The tiles taken are those under the box widened by a
+    margin, and every pixel of the box itself is exact.
 
     Parameters
     ----------
@@ -314,6 +313,10 @@ def cut(
         picture is left out.
     frame : Frame, optional
         The file's header, where it has been read already.
+    margin : int
+        Pixels beyond the box that must be there too, for the sake of those in it: between two
+        samples of chroma a pixel is made of both, the farther of which is in the tile of the next
+        pixel. Where chroma is not subsampled there is none.
 
     Raises
     ------
@@ -348,8 +351,8 @@ def cut(
         )
 
     tile_width, tile_height = frame.mcu_width * step, frame.mcu_height
-    beside = frame.mcu_width // 4 if frame.mcu_width > 8 else 0
-    above = tile_height // 4 if tile_height > 8 else 0
+    beside = margin if frame.mcu_width > 8 else 0
+    above = margin if tile_height > 8 else 0
     first, last = max(left - beside, 0) // tile_width, -(-(right + beside) // tile_width)
     start, stop = max(top - above, 0) // tile_height, -(-(bottom + above) // tile_height)
     last, stop = min(last, across), min(stop, rows)
@@ -378,7 +381,7 @@ def cut(
         raise DamagedPicture("the index of tiles does not lead from marker to marker")
     merged[at] = np.frombuffer(_CYCLE * (count // 8 + 1), np.uint8, count)
     joined[-1] = EOI
-    return Cut(bytes(joined), left, top, width, height)
+    return Cut(joined, left, top, width, height)
 
 
 def _header(view: memoryview, frame: Frame, width: int, height: int) -> bytearray:

@@ -168,11 +168,14 @@ def _tiled(
     left, top, right, bottom = box
     x, y = frame.mcu_width, frame.mcu_height
     outer = left * shrink, top * shrink, right * shrink, bottom * shrink
+    # Reduced pixels of the commonest layout have a sample of chroma each: libjpeg shrinks its blocks
+    # less, and interpolates nothing.
+    margin = 0 if shrink > 1 and x == y == 16 else shrink
     try:
-        cut = jpeg.cut(data, lengths, outer, frame)
+        cut = jpeg.cut(data, lengths, outer, frame, margin)
         if cut.width <= _NARROW * shrink:
             outer = outer[0] - x, outer[1] - y, outer[2] + x, outer[3] + y
-            cut = jpeg.cut(data, lengths, outer, frame)
+            cut = jpeg.cut(data, lengths, outer, frame, margin)
     except HumandataError as error:  # the header does not fit the index
         raise DamagedPicture(str(error)) from error
     whole = _whole(cut.data, cut.width, cut.height, shrink, memory, layout, _PADDING)
@@ -230,7 +233,7 @@ def _upper_part(data: memoryview, frame: jpeg.Frame, rows: int, height: int) -> 
 
 
 def _whole(
-    data: bytes | memoryview,
+    data: bytes | bytearray | memoryview,
     width: int,
     height: int,
     shrink: int,
