@@ -1,13 +1,22 @@
 """Metrics of a test set of 3DPW's size: PA-MPJPE against per-sample loops, and a whole evaluation.
 
-python benchmarks/metrics.py [--samples 35515] [--rounds 7]
+python benchmarks/metrics.py [--samples 35515] [--rounds 7] [--meshes]
 
 One core. PA-MPJPE is timed against the loop that mmhuman3d runs (one decomposition per sample, here
 from its formula) and a batched decomposition, which take turns within a round; medians. Exactness
-is the largest difference to scipy's orthogonal_procrustes. The evaluation opens a store, reads
-predicted parameters, poses both sides and writes intervals, in a process of its own, for which the
-time and the peak of its memory are those of everything after the imports; once with the stand-in
-body and once with SMPL-like files that have pose correctives, of three genders.
+is the largest difference to scipy's orthogonal_procrustes.
+
+The evaluation runs in a process of its own: it opens a store with SMPL parameters, reads predicted
+ones, reads the bodies of both genders and the neutral one, poses both sides, regresses the 17
+joints of J_regressor_h36m from them, and makes MPJPE, PA-MPJPE and their intervals, overall and of
+37 sequences. Time is that of the call, the reading of the body files included the first time.
+Memory is the largest resident size of the whole process (VmHWM): interpreter, NumPy and all other
+imports, arrays, and the mapped parts of files while they are resident. Torch is not imported by
+this way of evaluating; what its import alone takes is printed beside. Bodies: the stand-in, and
+files in the layout of SMPL's official pickles (Python 2, chumpy, sparse J_regressor; 6,890
+vertices, pose correctives of random numbers) with 10 directions of shape (37 MB each, version
+1.0.0) and with 300 (84 MB, version 1.1.0). With --meshes also PVE, for which 2 x 35,515 meshes are
+posed: about a minute.
 """
 
 from __future__ import annotations
@@ -57,12 +66,22 @@ imported = peak()
 runs, peaks = [], []
 for _ in range(int(sys.argv[4])):
     start = time.perf_counter()
-    result = evaluate(store, predictions=predictions, metrics=["mpjpe", "pa_mpjpe"],
+    result = evaluate(store, predictions=predictions, metrics=sys.argv[5].split(","),
                       body_models=folder or None, any_store=True, workers=1)
     runs.append(time.perf_counter() - start)
     peaks.append(peak())
-figure = result.overall.figures["pa_mpjpe"]
-print(json.dumps([runs, imported, peaks[0], result.overall.rows, figure.mean]))
+assert "torch" not in sys.modules
+print(json.dumps([runs, imported, peaks[0], peaks[-1], result.overall.rows]))
+"""
+
+PEAK_OF_TORCH = """
+import numpy
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+before = peak()
+import torch
+print(peak() - before)
 """
 
 
@@ -184,44 +203,73 @@ def write_inputs(folder: Path, samples: int) -> None:
         body_pose=pose[:, 1:],
         betas=np.zeros_like(betas),
     )
-    (folder / "bodies").mkdir()
-    for gender in ("neutral", "male", "female"):
+    for directions in (10, 300):
+        write_bodies(folder / f"bodies{directions}", directions, random)
+
+
+def write_bodies(folder: Path, directions: int, random: np.random.Generator) -> None:
+    """Three files in the official layout, and J_regressor_h36m beside them."""
+    folder.mkdir()
+    for gender in bodymodel.GENDERS:
         model = bodymodel.body_model(gender)
-        correctives = random.normal(0, 0.002, model.posedirs.shape)
-        made = replace(model, posedirs=correctives)
-        name = folder / "bodies" / f"SMPL_{gender.upper()}.pkl"
-        bodymodel.write_pkl(made, name, chumpy=False)
-        np.save(folder / "bodies" / "J_regressor_h36m.npy", model.regressors["h36m"])
+        correctives = 0.002 * random.standard_normal(model.posedirs.shape)
+        further = 0.002 * random.standard_normal((6890, 3, directions - 10))
+        shapes = np.concatenate([model.shapedirs, further], axis=-1)
+        made = replace(model, name="smpl", posedirs=correctives, shapedirs=shapes)
+        bodymodel.write_pkl(made, folder / f"SMPL_{gender.upper()}.pkl")
+        np.save(folder / "J_regressor_h36m.npy", model.regressors["h36m"])
 
 
-def time_evaluation(samples: int, rounds: int) -> None:
-    print(f"Evaluation of {samples:,} persons without the network: MPJPE, PA-MPJPE, intervals")
+def time_evaluation(samples: int, rounds: int, meshes: bool = False) -> None:
+    print(f"Evaluation of {samples:,} persons without the network, one core")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, samples)
-        for title, bodies in (("stand-in body", ""), ("SMPL-like files", str(folder / "bodies"))):
-            arguments = [folder / "truth.zarr", folder / "predictions.npz", bodies, rounds]
-            answer = subprocess.run(
-                [sys.executable, "-c", EVALUATION, *map(str, arguments)],
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout
-            runs, imported, peak, rows, _ = json.loads(answer)
-            print(
-                f"  {title:18}{runs[0]:6.2f} s the first time, {statistics.median(runs[1:]):.2f} s "
-                f"with bodies in memory; peak {peak:.0f} MB, {imported:.0f} MB of it imports"
-            )
-            assert rows == samples
+        kinds = {
+            "stand-in body": "",
+            "SMPL-like files, 10 directions": str(folder / "bodies10"),
+            "SMPL-like files, 300 directions": str(folder / "bodies300"),
+        }
+        joints = "mpjpe,pa_mpjpe"
+        for title, bodies in kinds.items():
+            evaluate_once(folder, title, bodies, rounds, joints, samples)
+        if meshes:
+            bodies = kinds["SMPL-like files, 10 directions"]
+            evaluate_once(folder, "the same with PVE", bodies, 1, f"{joints},pve", samples)
+    torch = python(PEAK_OF_TORCH)
+    print(f"  not counted, because it is not imported: torch, {float(torch):.0f} MB")
+
+
+def evaluate_once(
+    folder: Path, title: str, bodies: str, rounds: int, metrics: str, samples: int
+) -> None:
+    """Evaluate in a process of its own, and print its time and memory."""
+    inputs = str(folder / "truth.zarr"), str(folder / "predictions.npz")
+    runs, imported, first, peak, rows = json.loads(
+        python(EVALUATION, *inputs, bodies, str(rounds), metrics)
+    )
+    again = f", {statistics.median(runs[1:]):.2f} s with bodies in memory" if runs[1:] else ""
+    print(
+        f"  {title:32}{runs[0]:6.2f} s the first time{again}; whole process {first:.0f} MB "
+        f"(after {rounds} runs {peak:.0f}), {imported:.0f} MB of it imports"
+    )
+    assert rows == samples
+
+
+def python(program: str, *arguments: str) -> str:
+    """What a program prints, run in a process of its own."""
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--samples", type=int, default=35_515)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--meshes", action="store_true", help="evaluate PVE as well, once")
     options = parser.parse_args()
     time_alignment(options.samples, options.rounds)
-    time_evaluation(options.samples, max(2, options.rounds))
+    time_evaluation(options.samples, max(2, options.rounds), options.meshes)
     print(BARS)
 
 

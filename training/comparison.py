@@ -127,7 +127,7 @@ def stored_bodies(
 def poses_of(bodies: Bodies, protocol: Protocol) -> Poses:
     """Joints by the protocol's regressor, meshes on demand."""
     joints = bodies.joints(protocol.regressor)
-    root = joints[:, protocol.root, None]
+    root = joints[:, protocol.root, None].copy()  # a view would keep all 17
 
     def meshes(at: slice) -> Array:
         vertices = bodies.vertices(at)
@@ -258,7 +258,7 @@ def _of_vertices(vertices: Array, place: Array, protocol: Protocol, folder: Path
     for start in range(0, len(place), BLOCK):
         at = place[start : start + BLOCK]
         joints[start : start + BLOCK] = regressor @ np.asarray(vertices[at], np.float32)
-    root = joints[:, protocol.root, None]
+    root = joints[:, protocol.root, None].copy()  # a view would keep all 17
 
     def meshes(at: slice) -> Array:
         block = np.asarray(vertices[place[at]], np.float32)
