@@ -52,15 +52,15 @@ class Memory:
     def take(self, height: int, width: int, channels: int) -> NDArray[np.uint8]:
         """An array of that shape, not filled; valid until the next call."""
         needed = height * width * channels
-        if needed > self._bytes.size:
-            room = needed if needed > self.KEPT else min(2 * needed, self.KEPT)
-            fresh = np.empty(room + 32 + self._OFF, np.uint8)
-            start = -fresh.ctypes.data % 32 + self._OFF
-            fresh = fresh[start : start + room]
-            if needed > self.KEPT:
-                return fresh.reshape(height, width, channels)
+        if needed <= self._bytes.size:
+            return self._bytes[:needed].reshape(height, width, channels)
+        room = needed + self._OFF + 32
+        kept = room <= self.KEPT
+        fresh = np.empty(min(2 * room, self.KEPT) if kept else room, np.uint8)
+        fresh = fresh[-fresh.ctypes.data % 32 + self._OFF :]
+        if kept:
             self._bytes = fresh
-        return self._bytes[:needed].reshape(height, width, channels)
+        return fresh[:needed].reshape(height, width, channels)
 
 
 def probe(data: bytes) -> PictureInfo:

@@ -56,6 +56,30 @@ _NARROW = 4
 _UNKNOWN_LAYOUT = re.compile(r"Could not determine (subsampling|colorspace)")
 
 
+class Part(NamedTuple):
+    """A region of a picture that is still to be decoded, and the bytes that it takes.
+
+    Attributes
+    ----------
+    source : Encoded
+        The file. Not looked at any more where there is a cut.
+    frame : Frame or None
+        Its header; None where it is no JPEG.
+    cut : Cut or None
+        The tiles under the region, of a tiled JPEG.
+    box : (int, int, int, int)
+        Left, top, right and bottom of the region in pixels of the reduced picture; empty where it
+        does not meet the picture.
+    shrink : int
+    """
+
+    source: Encoded
+    frame: jpeg.Frame | None
+    cut: jpeg.Cut | None
+    box: Box
+    shrink: int
+
+
 class Region(NamedTuple):
     """A part of a picture.
 
@@ -82,7 +106,6 @@ def decode_region(
     box: Box,
     shrink: int = 1,
     memory: Memory | None = None,
-    padded: bool = False,
 ) -> Region:
     """Decode the part of a picture under a box.
 
@@ -103,9 +126,6 @@ def decode_region(
     memory : Memory, optional
         Where pixels are written; they are then valid until it is used again. By default every
         region has its own.
-    padded : bool
-        Allow a fourth channel without meaning: OpenCV warps four in less than half of the time of
-        three, and libjpeg writes them as fast.
 
     Returns
     -------
@@ -117,29 +137,68 @@ def decode_region(
     DamagedPicture
         With the reason in the decoder's words.
     """
+    return decode_part(take_part(encoded, box, shrink), memory)
+
+
+def take_part(encoded: Encoded, box: Box, shrink: int = 1) -> Part:
+    """The first half of `decode_region`: find and cut the bytes, decode nothing.
+
+    Who decodes many regions takes several parts at once: decoding turns the interpreter out of the
+    processor's caches, so that code which runs between two pictures takes twice as long.
+
+    Parameters and errors are those of `decode_region`.
+    """
     if shrink not in (1, 2, 4, 8):
         raise HumandataError(f"a picture cannot be shrunk by {shrink}: 1, 2, 4 and 8 are possible")
-    memory = Memory() if memory is None else memory
     data = encoded.data
-    if bytes(data[:2]) != b"\xff\xd8":
-        return _other(data, box)
+    if data[:2] != b"\xff\xd8":
+        return Part(encoded, None, None, box, 1)
     frame = jpeg.read_frame(data)
     if frame.width < 8 and frame.height < 8:
         shrink = 1
-    # The box in pixels of the reduced picture, and what of the picture they cover.
-    left, top = max(box[0], 0) // shrink, max(box[1], 0) // shrink
-    right = -(-min(box[2], frame.width) // shrink)
-    bottom = -(-min(box[3], frame.height) // shrink)
+    x0, y0, x1, y1 = box
+    # In pixels of the reduced picture; negative numbers are divided after they are cut off.
+    left, top = (x0 // shrink if x0 > 0 else 0), (y0 // shrink if y0 > 0 else 0)
+    right = -(-(x1 if x1 < frame.width else frame.width) // shrink)
+    bottom = -(-(y1 if y1 < frame.height else frame.height) // shrink)
+    box = left, top, right, bottom
     if left >= right or top >= bottom:
-        return Region(np.empty((0, 0, 3), np.uint8), left * shrink, top * shrink, shrink)
-    inner = left, top, right, bottom
+        return Part(encoded, frame, None, box, shrink)
     if encoded.lengths is None:
         encoded = _intervals(data, frame)
-    layout = "CMYK" if frame.components == 4 else "RGBX" if padded else "RGB"
-    if encoded.lengths is None:
-        pixels = _plain(data, frame, inner, shrink, memory, layout)
+        if encoded.lengths is None:
+            return Part(encoded, frame, None, box, shrink)
+    return Part(encoded, frame, _cut(encoded, frame, box, shrink), box, shrink)
+
+
+def decode_part(part: Part, memory: Memory | None = None, loose: bool = False) -> Region:
+    """The other half of `decode_region`.
+
+    Parameters
+    ----------
+    part : Part
+    memory : Memory, optional
+    loose : bool
+        Allow what suits a warp. A fourth channel without meaning: OpenCV warps four in less than
+        half of the time of three, and libjpeg writes them as fast. And pixels around the box, which
+        are near enough to the picture's to be looked at, but not always the same.
+    """
+    source, frame, cut, (left, top, right, bottom), shrink = part
+    if frame is None:
+        return _other(source.data, part.box)
+    if left >= right or top >= bottom:
+        return Region(np.empty((0, 0, 3), np.uint8), left * shrink, top * shrink, shrink)
+    memory = Memory() if memory is None else memory
+    layout = "CMYK" if frame.components == 4 else "RGBX" if loose else "RGB"
+    if cut is None:
+        pixels = _plain(source.data, frame, part.box, shrink, memory, layout)
     else:
-        pixels = _tiled(encoded.data, encoded.lengths, frame, inner, shrink, memory, layout)
+        pixels = _whole(cut.data, cut.width, cut.height, shrink, memory, layout, _PADDING)
+        if loose:
+            left, top = cut.left // shrink, cut.top // shrink
+        else:
+            x, y = cut.left // shrink, cut.top // shrink
+            pixels = pixels[top - y : bottom - y, left - x : right - x]
     if layout == "CMYK" and pixels.shape[2] == 4:
         pixels = cmyk_to_rgb(pixels)
     return Region(pixels, left * shrink, top * shrink, shrink)
@@ -155,32 +214,23 @@ def _intervals(data: memoryview, frame: jpeg.Frame) -> Encoded:
     return Encoded(data)
 
 
-def _tiled(
-    data: memoryview,
-    lengths: NDArray[np.uint16],
-    frame: jpeg.Frame,
-    box: Box,
-    shrink: int,
-    memory: Memory,
-    layout: str,
-) -> Pixels:
-    """Pixels under a box of the reduced picture, from the tiles of a JPEG."""
+def _cut(encoded: Encoded, frame: jpeg.Frame, box: Box, shrink: int) -> jpeg.Cut:
+    """The tiles under a box of the reduced picture."""
     left, top, right, bottom = box
     x, y = frame.mcu_width, frame.mcu_height
     outer = left * shrink, top * shrink, right * shrink, bottom * shrink
     # Reduced pixels of the commonest layout have a sample of chroma each: libjpeg shrinks its blocks
     # less, and interpolates nothing.
     margin = 0 if shrink > 1 and x == y == 16 else shrink
+    assert encoded.lengths is not None
     try:
-        cut = jpeg.cut(data, lengths, outer, frame, margin)
+        cut = jpeg.cut(encoded.data, encoded.lengths, outer, frame, margin)
         if cut.width <= _NARROW * shrink:
             outer = outer[0] - x, outer[1] - y, outer[2] + x, outer[3] + y
-            cut = jpeg.cut(data, lengths, outer, frame, margin)
+            cut = jpeg.cut(encoded.data, encoded.lengths, outer, frame, margin)
     except HumandataError as error:  # the header does not fit the index
         raise DamagedPicture(str(error)) from error
-    whole = _whole(cut.data, cut.width, cut.height, shrink, memory, layout, _PADDING)
-    x, y = cut.left // shrink, cut.top // shrink
-    return whole[top - y : bottom - y, left - x : right - x]
+    return cut
 
 
 def _plain(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from humandata.errors import DamagedPictureError, DataError, HumandataError
 from humandata.jpeg import read_frame
 from humandata.packs import Crop, Encoded
 from humandata.pictures import DamagedPicture, Memory
-from humandata.regions import decode_region
+from humandata.regions import Part, decode_part, take_part
 from humandata.store import Store
 from humandata.store_bodies import are_children
 
@@ -285,41 +285,68 @@ def cut(store: Store, row: int, affine: NDArray[np.float64], out: NDArray[np.uin
         When it is missing, or the store is damaged there (the picture's checksum does not match);
         when the affine is not finite.
     """
+    draw(begin(store, row, affine.tolist(), out.shape[0]), out)
+
+
+class Begun(NamedTuple):
+    """A crop of which the bytes are there, and no pixels yet."""
+
+    store: Store
+    row: int
+    image: int
+    part: Part
+    place: Place
+
+
+def begin(store: Store, row: int, affine: list[list[float]], size: int) -> Begun:
+    """The first half of `cut`: find the picture, and take the bytes that a crop needs.
+
+    Batches do it for many crops at once: see `humandata.regions.take_part`.
+
+    Parameters and errors are those of `cut`; ``affine`` as a list, ``size`` the side of the crop.
+    """
     place = _inverse(affine)
     if place is None:
         raise DataError(
             store.path,
             f"instance row {row}",
             expected="a box to crop",
-            found=f"the affine {np.asarray(affine).tolist()}",
+            found=f"the affine {affine}",
         )
     crop = store.crop(row) if store.has_crops else None
-    if crop is not None:
-        _cut_crop(store, row, crop, place, out)
-        return
-    image = store.instances["image"].item(row)
-    encoded = store.encoded(image)
+    image = -1 if crop else store.instances["image"].item(row)
     try:
-        warp(encoded, place, out)
+        if crop is not None:
+            place = _within(crop, place)
+            return Begun(store, row, image, _part(Encoded(crop.data), place, size), place)
+        return Begun(store, row, image, _part(store.encoded(image), place, size), place)
     except DamagedPicture as error:
-        store.check_picture(image)
-        raise _damaged(store, f"picture {store.images['path'][image]}", row, error) from error
+        raise _damaged(store, row, image, error) from error
 
 
-def _cut_crop(store: Store, row: int, crop: Crop, place: Place, out: NDArray[np.uint8]) -> None:
+def draw(begun: Begun, out: NDArray[np.uint8]) -> None:
+    """The other half of `cut`: decode and warp into ``out``."""
     try:
-        # Pixel u of a crop of n pixels shows x = left - 0.5 + (u + 0.5) side / n.
-        step = crop.side / read_frame(crop.data).width
-        left, top = crop.left - 0.5 + step / 2, crop.top - 0.5 + step / 2
-        a, b, x, c, d, y = (value / step for value in place)
-        place = a, b, x - left / step, c, d, y - top / step
-        warp(Encoded(crop.data), place, out)
+        _warp(begun.part, begun.place, out)
     except DamagedPicture as error:
+        raise _damaged(begun.store, begun.row, begun.image, error) from error
+
+
+def _within(crop: Crop, place: Place) -> Place:
+    """From the pixels of a picture to those of a stored crop of it."""
+    # Pixel u of a crop of n pixels shows x = left - 0.5 + (u + 0.5) side / n.
+    step = crop.side / read_frame(crop.data).width
+    left, top = crop.left - 0.5 + step / 2, crop.top - 0.5 + step / 2
+    a, b, x, c, d, y = (value / step for value in place)
+    return a, b, x - left / step, c, d, y - top / step
+
+
+def _damaged(store: Store, row: int, image: int, error: DamagedPicture) -> DamagedPictureError:
+    if image < 0:
         store.check_crop(row)
-        raise _damaged(store, "its crop", row, error) from error
-
-
-def _damaged(store: Store, picture: str, row: int, error: DamagedPicture) -> DamagedPictureError:
+    else:
+        store.check_picture(image)
+    picture = "its crop" if image < 0 else f"picture {store.images['path'][image]}"
     return DamagedPictureError(
         store.path,
         f"instance row {row}, {picture}",
@@ -329,9 +356,9 @@ def _damaged(store: Store, picture: str, row: int, error: DamagedPicture) -> Dam
     )
 
 
-def _inverse(affine: NDArray[np.float64]) -> Place | None:
+def _inverse(affine: list[list[float]]) -> Place | None:
     # Plain numbers: NumPy needs ten times as long for six of them.
-    (a, b, x), (c, d, y) = affine.tolist()
+    (a, b, x), (c, d, y) = affine
     determinant = a * d - b * c
     if determinant == 0 or not math.isfinite(determinant + x + y):
         return None
@@ -339,60 +366,50 @@ def _inverse(affine: NDArray[np.float64]) -> Place | None:
     return a, b, -(a * x + b * y), c, d, -(c * x + d * y)
 
 
-def warp(encoded: Encoded, place: Place, out: NDArray[np.uint8]) -> None:
-    """Decode the part of a picture that a crop shows, and fill the crop with it.
-
-    Parameters
-    ----------
-    encoded : Encoded
-    place : six floats
-        Rows of the affine that leads from the crop to the picture.
-    out : (S, S, 3) uint8
-        As in `cut`.
-
-    Raises
-    ------
-    DamagedPicture
-        If the part cannot be decoded.
-    """
-    import cv2
-
+def _part(encoded: Encoded, place: Place, size: int) -> Part:
+    """What a crop of ``size`` pixels looks at; ``place`` leads from its pixels to the picture's."""
     a, b, x, c, d, y = place
     # How many pixels of the picture lie between two of the crop.
     zoom_out = math.hypot(a, c)
-    shrink = next((factor for factor in (8, 4, 2) if zoom_out >= factor), 1)
-    last_x, last_y = out.shape[1] - 1, out.shape[0] - 1
-    low_x = x + min(a * last_x, 0.0) + min(b * last_y, 0.0)
-    low_y = y + min(c * last_x, 0.0) + min(d * last_y, 0.0)
-    high_x = x + max(a * last_x, 0.0) + max(b * last_y, 0.0)
-    high_y = y + max(c * last_x, 0.0) + max(d * last_y, 0.0)
+    shrink = 1 if zoom_out < 2 else 2 if zoom_out < 4 else 4 if zoom_out < 8 else 8
     # Bilinear sampling looks at the reduced pixels whose centres are less than shrink away, the
     # nearer edge of which is (shrink + 1) / 2 away; a tenth is for OpenCV's single precision. So
     # black comes in where the picture ends, and not where the region does.
     reach = shrink / 2 + 0.6
-    box = (
-        math.ceil(low_x - reach),
-        math.ceil(low_y - reach),
-        math.floor(high_x + reach) + 1,
-        math.floor(high_y + reach) + 1,
-    )
-    region = decode_region(encoded, box, shrink, _memory.picture, padded=True)
-    if not region.pixels.size:
+    # Of the four corners, the extremes: each product counts where it has the sign of its end.
+    last = size - 1
+    low_x, low_y, high_x, high_y = x - reach, y - reach, x + reach, y + reach
+    for step_x, step_y in ((a, c), (b, d)):
+        if step_x < 0:
+            low_x += step_x * last
+        else:
+            high_x += step_x * last
+        if step_y < 0:
+            low_y += step_y * last
+        else:
+            high_y += step_y * last
+    ceil, floor = math.ceil, math.floor
+    box = ceil(low_x), ceil(low_y), floor(high_x) + 1, floor(high_y) + 1
+    return take_part(encoded, box, shrink)
+
+
+def _warp(part: Part, place: Place, out: NDArray[np.uint8]) -> None:
+    """Decode a part of a picture and fill the crop with it."""
+    import cv2
+
+    pixels, left, top, shrink = decode_part(part, _memory.picture, loose=True)
+    if not pixels.size:
         out[...] = 0
         return
-    shrink = region.shrink
     # A reduced pixel lies at the middle of the pixels that it covers.
-    left, top = region.left + (shrink - 1) / 2, region.top + (shrink - 1) / 2
-    inverse = np.array(
-        (
-            (a / shrink, b / shrink, (x - left) / shrink),
-            (c / shrink, d / shrink, (y - top) / shrink),
-        )
-    )
-    height, width, channels = out.shape[0], out.shape[1], region.pixels.shape[2]
+    middle = (shrink - 1) / 2
+    a, b, x, c, d, y = place
+    x, y = x - left - middle, y - top - middle
+    rows = ((a / shrink, b / shrink, x / shrink), (c / shrink, d / shrink, y / shrink))
+    height, width, channels = out.shape[0], out.shape[1], pixels.shape[2]
     target = out if channels == 3 else _memory.crop.take(height, width, channels)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    cv2.warpAffine(region.pixels, inverse, (width, height), dst=target, flags=flags)
+    cv2.warpAffine(pixels, np.array(rows), (width, height), dst=target, flags=flags)
     if channels == 4:
         cv2.cvtColor(target, cv2.COLOR_RGBA2RGB, dst=out)
 
