@@ -439,7 +439,9 @@ def _compare(instances: dict[str, Any], camera: Float, squares: Float) -> list[s
     tried = {
         ": the rotations are transposed": miss(turned),
         ": left and right are exchanged": miss(body, keypoints.flip_permutation("smpl_49")),
-        ": the body hangs upside down, y points up": miss(body * [1, -1, -1]),
+        ": the body hangs upside down, y points up": miss(
+            (body - body[:, :1]) * [1, -1, -1] + body[:, :1]
+        ),
     }
     words = next((w for w, e in tried.items() if typical(e) < typical(error) / 2), "")
     return [

@@ -357,8 +357,11 @@ def _of_bodies(store: Store, people: Placed, posed: store_bodies.Posed) -> dict[
         again = store_bodies.pose(store, people.rows, transposed=True)
         return _converted(again.joints[..., :3], again.convention, people.convention)[0]
 
-    undone = {ALL_TRANSPOSED: turned_back, UPSIDE_DOWN: lambda: people.points3d * [1.0, -1, -1]}
-    return {**found, "undone": undone}
+    def upright() -> Float:
+        root = found["root"][:, None]
+        return np.asarray((people.points3d - root) * [1, -1, -1] + root)
+
+    return {**found, "undone": {ALL_TRANSPOSED: turned_back, UPSIDE_DOWN: upright}}
 
 
 def _flip(convention: str) -> NDArray[np.intp]:

@@ -29,11 +29,12 @@ def make_people_store(
     edit: Callable[[Columns], None] | None = None,
     people: int = 24,
     pictures: bool = True,
+    says: dict[str, dict[str, Any]] | None = None,
 ) -> Store:
     """Two people per frame of one sequence; 3D joints, 2D joints, boxes, bodies and cameras agree.
 
     ``edit`` may break the columns ``{"images": {...}, "instances": {...}, "sequences": {...}}``
-    before they are written.
+    before they are written, and ``says`` what the fields say of themselves.
     """
     columns = people_columns(people)
     if edit is not None:
@@ -48,6 +49,7 @@ def make_people_store(
                 "keypoints2d_visibility": {"convention": "coco"},
                 "keypoints3d": {"convention": "smpl_45", "root": "absolute"},
                 "bbox_xywh": {"rule": "extent of the joints", "factor": 1.2},
+                **(says or {}),
             },
         )
     return humandata.open(path)
