@@ -11,7 +11,7 @@ import click
 
 from humandata.errors import HumandataError
 
-HIDDEN = {"main", "console"}
+HIDDEN = {"main", "console", "train_plan"}
 """Files of this folder that are no subcommands."""
 
 

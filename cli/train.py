@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from humandata.cli import train_plan
+
 
 @click.command(
     epilog="""
@@ -19,6 +21,7 @@ import click
       humandata train --mix h36m.store=0.5 --mix coco.store=0.5 --augment self_mix@h36m \\
           --set channel_noise=0.2 --loss l1 --out runs/hmr_plus
       humandata train --recipe hmr-l1 --mix mix2 --stores stores --dry-run
+      humandata train --recipe hmr-twins-svt --stores stores --prior cmu_mosh.npz --out runs/svt
       humandata train --out runs/hmr --resume
     """
 )
@@ -27,7 +30,7 @@ import click
     multiple=True,
     metavar="STORE[=WEIGHT]|MIX",
     help="A store to train from and its share of the samples (default 1); repeat for more. Or one "
-    "of the mixes that humandata mix lists: mix1 to mix11.",
+    "of the mixes that humandata mix lists: mix1 to mix11, or a store of theirs by its name.",
 )
 @click.option(
     "--stores",
@@ -38,8 +41,8 @@ import click
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="Start from a published configuration: hmr, hmr-l1, hmr-l1-coco, hmr-l1-coco-aug or "
-    "cliff. It names its mix; other flags change it.",
+    help="Start from a published configuration, such as hmr, hmr-l1-coco-aug, hmr-hrnet, spin or "
+    "cliff; humandata mix --recipes lists all. It names its mix; other flags change it.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder.")
 @click.option("--resume", is_flag=True, help="Go on from the latest checkpoint in --out.")
@@ -69,7 +72,13 @@ import click
     help="Length in epochs of the largest store (default 100), unless --steps.",
 )
 @click.option("--lr", type=float, help="Peak learning rate (default 2.5e-4).")
-@click.option("--optimizer", help="adam (default) or adamw.")
+@click.option("--optimizer", help="adam (default), adamw or sgd.")
+@click.option(
+    "--prior",
+    metavar="FILE|STORE|none",
+    help="Train with HMR's adversarial prior, against the real bodies of cmu_mosh.npz or of a "
+    "store (default none; a recipe that has it takes cmu_mosh.npz from the folder of stores).",
+)
 @click.option("--seed", type=int, help="Seed of everything random (default 0).")
 @click.option("--workers", type=int, help="Threads that prepare batches (default 2).")
 @click.option("--device", help="auto (default), cpu, cuda, cuda:1 ...")
@@ -125,8 +134,9 @@ def train(
     """
     if recipe is not None and (config is not None or resume):
         raise click.UsageError("--recipe begins a run: leave out --config and --resume")
-    if dry_run and (missing := _what_is_missing(mix, stores, recipe)) is not None:
-        click.echo(json.dumps(missing, indent=2) if as_json else missing["text"])
+    about = train_plan.about(mix, stores, recipe, flags) if dry_run else None
+    if about is not None and (about.lacking or out is None):
+        click.echo(json.dumps(about.document(), indent=2) if as_json else about.text())
         return
     if out is None:
         raise click.UsageError("name the run folder: --out RUN")
@@ -138,7 +148,12 @@ def train(
     made = _recipe(mix, stores, recipe, out, resume, config, settings, flags)
     if dry_run:
         plan = engine.describe(made, out)
-        click.echo(json.dumps(plan, indent=2) if as_json else _plan_text(plan))
+        if about is not None:
+            plan |= {"published": about.document()["published"]}
+        text = train_plan.plan_text(plan)
+        if about is not None and about.published:
+            text += "\n" + "\n".join(about.published_lines())
+        click.echo(json.dumps(plan, indent=2) if as_json else text)
         return
     checkpoint = engine.train(made, out, resume=resume, quiet=as_json)
     if as_json:
@@ -167,38 +182,6 @@ def _leave() -> None:
         os._exit(0)
 
 
-def _what_is_missing(
-    mix: tuple[str, ...], stores: Path | None, recipe: str | None
-) -> dict[str, Any] | None:
-    """What a named mix or recipe lacks before it can run; None where nothing is missing."""
-    from humandata.training import mixes
-
-    named = mixes.named_recipe(recipe) if recipe else None
-    name = mix[0] if mix else (named.mix if named else "")
-    if name not in mixes.names():
-        return None
-    found = mixes.find(name, stores)
-    if not found.missing:
-        return None
-    published = named.published(name) if named else found.published.get("base")
-    expected = "" if published is None else f", published with {published:.2f} mm on 3DPW test"
-    title = named.title if named else "HMR"
-    lines = [f"{title} on {name}{expected}, lacks {len(found.missing)} stores:"]
-    lines += [
-        f"  {part.store}  {part.command or f'no converter for {part.title} yet'}"
-        for part in found.missing
-    ]
-    if named and named.init:
-        lines.append(f"and --init FILE: {named.init}")
-    return {
-        "recipe": recipe,
-        "mix": name,
-        "published_pa_mpjpe_mm": published,
-        "missing": {part.store: part.command for part in found.missing},
-        "text": "\n".join(lines),
-    }
-
-
 def _recipe(
     mix: tuple[str, ...],
     stores: Path | None,
@@ -219,7 +202,7 @@ def _recipe(
         named = mixes.named_recipe(name)
         if named.init and not flags.get("init"):
             raise click.UsageError(f"--recipe {name} needs --init FILE: {named.init}")
-        recipe = named.recipe
+        recipe = dataclasses.replace(named.recipe, prior=train_plan.prior_of(named, stores, flags))
         if not mix:
             mix = (named.mix,)
     if config is not None:
@@ -231,15 +214,15 @@ def _recipe(
             source
             for text in mix
             for source in (
-                mixes.sources(text, stores)
-                if text in mixes.names()
-                else [recipes.parse_source(text)]
+                mixes.sources(text, stores) if mixes.is_mix(text) else [recipes.parse_source(text)]
             )
         ]
         recipe = dataclasses.replace(recipe, mix=tuple(sources))
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     if given.get("epochs") and "steps" not in given:
         given["steps"] = 0
+    if given.get("prior") == "none":
+        given["prior"] = None
     recipe = recipes.from_dict({**recipes.to_dict(recipe), **given}, "humandata train")
     recipe = recipes.with_settings(recipe, settings)
     if not recipe.mix:
@@ -247,25 +230,3 @@ def _recipe(
             "name what to train from: --mix STORE or MIX (or --recipe, --config, --resume)"
         )
     return recipe
-
-
-def _plan_text(plan: dict[str, Any]) -> str:
-    recipe = plan["recipe"]
-    lines = [
-        f"{recipe['algorithm']} on {recipe['backbone']} ({recipe['init']}), {plan['device']}",
-        f"{plan['steps']:,} steps of {recipe['batch_size']} crops of {recipe['image_size']} px, "
-        f"{plan['steps_per_epoch']:,} steps an epoch",
-    ]
-    lines += [
-        f"  {store['share']:6.1%}  {store['path']} ({store['persons']:,} persons)"
-        for store in plan["stores"]
-    ]
-    changed = {k: v for k, v in recipe.items() if k != "mix" and v != _default(k)}
-    lines += [f"  {name} = {json.dumps(value)}" for name, value in changed.items()]
-    return "\n".join([*lines, f"into {plan['out']}"])
-
-
-def _default(field: str) -> Any:
-    from humandata.training import recipes
-
-    return recipes.to_dict(recipes.hmr())[field]

@@ -134,7 +134,7 @@ def _train(
             batch = next(batches)
             waited = time.perf_counter() - asked
             for stepper in steppers:
-                set_learning_rate(stepper, recipe, step, last)
+                set_learning_rate(stepper, recipe, step, last, mix.steps_per_epoch)
             here.seed(recipe.seed, step)
             batch = prepare(batch.to(device), options)
             term_of = functools.partial(prior.step, step=step, here=here) if prior else None

@@ -1,11 +1,14 @@
 """The mixes and recipes that the field trains from, and which of their stores are at hand.
 
-Shares and settings are data, in ``schemas/mixes.json``. A mix is found in a folder of stores that
-carry the names hmr-benchmarks gives its files, such as ``h36m_mosh_train.zarr``.
+Shares are data, in ``schemas/mixes.json``, and so are the recipes with the results that are
+published of them, in ``schemas/recipes.json``. A mix is found in a folder of stores that carry the
+names hmr-benchmarks gives its files, such as ``h36m_mosh_train.zarr``; one store of those names is
+a mix by itself.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib.resources
 import json
 import os
@@ -21,6 +24,9 @@ from humandata.training.recipes import Recipe, Source
 
 STORES = "HUMANDATA_STORES"
 """Environment variable that names the folder of stores."""
+
+PRIOR = "cmu_mosh.npz"
+"""The real bodies of the adversarial prior, beside the stores."""
 
 
 @dataclass(frozen=True)
@@ -77,39 +83,72 @@ class NamedMix:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What is published of a recipe on a mix: millimetres on 3DPW test.
+
+    Attributes
+    ----------
+    mix : str
+    pa_mpjpe, mpjpe : float or None
+    source : str
+        The READMEs that say so.
+    suspect : bool
+        There is reason to doubt that the figures are of this configuration; the recipe's note says
+        which.
+    """
+
+    mix: str
+    source: str
+    pa_mpjpe: float | None = None
+    mpjpe: float | None = None
+    suspect: bool = False
+
+    def in_print(self) -> str:
+        """For example ``PA-MPJPE 64.55 mm, MPJPE 112.46 mm (hmr-benchmarks configs/backbones)``."""
+        figures = {"PA-MPJPE": self.pa_mpjpe, "MPJPE": self.mpjpe}
+        words = ", ".join(f"{name} {value:.2f} mm" for name, value in figures.items() if value)
+        return f"{words} ({self.source}){'; doubtful' if self.suspect else ''}"
+
+
+@dataclass(frozen=True)
 class NamedRecipe:
     """A published configuration.
 
     Attributes
     ----------
     recipe : Recipe
-        Without its stores.
+        Without its stores, and without the file of its prior.
     mix : str
         The mix it is published with.
+    config : str
+        The file of hmr-benchmarks or mmhuman3d it follows; empty where none is published.
     init : str
         Weights that have to be named with ``--init``, in words; empty where ImageNet's are meant.
+    prior : bool
+        Whether it is trained with HMR's adversarial prior.
+    note : str
+        What is known to be doubtful, or different.
+    results : tuple of Published
     """
 
     name: str
     title: str
     recipe: Recipe
     mix: str
+    config: str
     init: str
+    prior: bool
     note: str
+    results: tuple[Published, ...]
 
-    def published(self, mix: str) -> float | None:
-        """PA-MPJPE in mm on 3DPW test that hmr-benchmarks publishes for it on a mix."""
-        facts = _tables()["recipes"][self.name]
-        if "losses" in facts:
-            value = _tables()["mixes"][mix]["published"].get(facts["losses"])
-        else:
-            value = facts["published"].get(mix)
-        return None if value is None else float(value)
+    def published(self, mix: str | None = None) -> tuple[Published, ...]:
+        """What is published of it on a mix, by default its own."""
+        return tuple(row for row in self.results if row.mix == (mix or self.mix))
 
 
 def recipe_names() -> list[str]:
     """Names that `named_recipe` knows."""
-    return list(_tables()["recipes"])
+    return list(_recipes())
 
 
 def named_recipe(name: str) -> NamedRecipe:
@@ -120,24 +159,71 @@ def named_recipe(name: str) -> NamedRecipe:
     HumandataError
         When there is none of that name.
     """
-    known = _tables()["recipes"]
+    known = _recipes()
     if name not in known:
-        raise HumandataError(f"no recipe {name!r}; there are {', '.join(known)}")
+        near = difflib.get_close_matches(name, known, n=4) or list(known)[:4]
+        raise HumandataError(
+            f"no recipe {name!r}; near names are {', '.join(near)} (humandata mix --recipes lists "
+            f"all {len(known)})"
+        )
     facts = known[name]
-    recipe = recipes.from_dict(facts["settings"], f"recipe {name}")
-    note = facts.get("note", "")
-    return NamedRecipe(name, facts["title"], recipe, facts["mix"], facts.get("init", ""), note)
+    return NamedRecipe(
+        name,
+        facts["title"],
+        recipes.from_dict(facts["settings"], f"recipe {name}"),
+        facts["mix"],
+        facts["config"],
+        facts.get("init", ""),
+        facts["prior"],
+        facts.get("note", ""),
+        tuple(Published(**row) for row in facts["published"]),
+    )
+
+
+def settings(name: str) -> dict[str, Any]:
+    """What a recipe changes of the defaults, as its data say."""
+    return dict(_recipes()[name]["settings"])
+
+
+def published_on(mix: str) -> list[tuple[NamedRecipe, Published]]:
+    """Every result that is published on a mix, with the recipe it is of."""
+    every = [named_recipe(name) for name in recipe_names()]
+    return [(one, row) for one in every for row in one.published(mix)]
+
+
+def prior_file(folder: Path | None = None) -> Path | None:
+    """``cmu_mosh.npz`` in the folder of stores, if it is there."""
+    path = stores_folder(folder) / PRIOR
+    return path if path.is_file() else None
+
+
+def _recipes() -> dict[str, Any]:
+    return dict(_data("recipes.json")["recipes"])
+
+
+def _tables() -> dict[str, Any]:
+    return _data("mixes.json")
 
 
 @cache
-def _tables() -> dict[str, Any]:
-    file = importlib.resources.files("humandata.schemas") / "mixes.json"
+def _data(name: str) -> dict[str, Any]:
+    file = importlib.resources.files("humandata.schemas") / name
     return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def names() -> list[str]:
     """Names of all mixes, ``mix1`` to ``mix11`` first."""
     return list(_tables()["mixes"])
+
+
+def store_names() -> list[str]:
+    """Names of all stores that mixes and recipes are made of; each is a mix by itself."""
+    return list(_tables()["stores"])
+
+
+def is_mix(name: str) -> bool:
+    """Whether `find` knows it: one of `names`, or one store of theirs by its name alone."""
+    return name in _tables()["mixes"] or name in _tables()["stores"]
 
 
 def stores_folder(folder: Path | None = None) -> Path:
@@ -151,7 +237,7 @@ def find(name: str, folder: Path | None = None) -> NamedMix:
     Parameters
     ----------
     name : str
-        ``mix1`` ... ``mix11``, ``cliff-stage1``, ``cliff-stage2``.
+        One of `names`, or of the stores: ``mix1``, ``cliff-stage1``, ``eft_coco_train``.
     folder : Path, optional
         See `stores_folder`.
 
@@ -161,9 +247,13 @@ def find(name: str, folder: Path | None = None) -> NamedMix:
         When there is no mix of that name.
     """
     tables = _tables()
-    if name not in tables["mixes"]:
-        raise HumandataError(f"no mix {name!r}; there are {', '.join(names())}")
-    mix, place = tables["mixes"][name], stores_folder(folder)
+    if not is_mix(name):
+        raise HumandataError(
+            f"no mix {name!r}; there are {', '.join(names())}, and single stores such as "
+            "eft_coco_train"
+        )
+    alone = {"shares": {name: 1.0}, "published": {}}
+    mix, place = tables["mixes"].get(name, alone), stores_folder(folder)
     parts = tuple(_part(store, weight, place) for store, weight in mix["shares"].items())
     return NamedMix(name, parts, mix["published"], mix.get("note", ""))
 

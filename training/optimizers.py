@@ -119,7 +119,7 @@ def _torch_optimizer(
     return made(groups, fused=fused)
 
 
-def rate_factor(recipe: Recipe, step: int, last: int) -> float:
+def rate_factor(recipe: Recipe, step: int, last: int, steps_per_epoch: int = 1) -> float:
     """Share of the peak learning rate at a step (counted from 0) of a run of ``last`` steps."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
@@ -128,13 +128,16 @@ def rate_factor(recipe: Recipe, step: int, last: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     if recipe.schedule == "step":
         # Rounded: 0.3 of 10 epochs is the end of the third, and not a step later.
-        return float(
-            recipe.decay_factor ** sum(step >= round(part * last) for part in recipe.decay_at)
-        )
+        changes = [epoch * steps_per_epoch for epoch in recipe.decay_epochs] or [
+            round(part * last) for part in recipe.decay_at
+        ]
+        return float(recipe.decay_factor ** sum(step >= change for change in changes))
     return 1.0
 
 
-def set_learning_rate(optimizer: Stepper, recipe: Recipe, step: int, last: int) -> None:
+def set_learning_rate(
+    optimizer: Stepper, recipe: Recipe, step: int, last: int, steps_per_epoch: int = 1
+) -> None:
     """Set the rate of a step; a function of the step alone, so that nothing has to be restored."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * rate_factor(recipe, step, last)
+        group["lr"] = group["peak_lr"] * rate_factor(recipe, step, last, steps_per_epoch)

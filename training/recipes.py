@@ -112,6 +112,7 @@ class Recipe:
     schedule: Literal["constant", "cosine", "step"] = "constant"
     warmup_steps: _Count = 0
     decay_at: tuple[_Fraction, ...] = (0.8,)
+    decay_epochs: tuple[_AtLeastOne, ...] = ()
     decay_factor: Annotated[float, Meta(gt=0, le=1)] = 0.1
     clip_gradient: _Weight = 0.0
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.5
@@ -139,7 +140,8 @@ def hmr() -> Recipe:
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON-ready values, every field present."""
-    return dict(msgspec.to_builtins(recipe))
+    # By way of asdict: msgspec writes only what was given where it made a dataclass itself.
+    return dict(msgspec.to_builtins(dataclasses.asdict(recipe)))
 
 
 def from_dict(values: Mapping[str, Any], source: str | Path = "recipe") -> Recipe:

@@ -105,7 +105,10 @@ def test_the_rate_falls_with_the_first_step_of_the_epoch_that_a_reference_names(
 ) -> None:
     """SPIN: after 3 of 10 epochs. CLIFF: 100 of 250, and of 160. HMR in 50 epochs: 40."""
     for epoch, epochs in ((3, 10), (100, 250), (100, 160), (40, 50)):
-        recipe = Recipe(schedule="step", decay_at=(epoch / epochs,), decay_factor=0.1)
         last, change = epochs * steps_per_epoch, epoch * steps_per_epoch
-        assert rate_factor(recipe, change - 1, last) == 1
-        assert rate_factor(recipe, change, last) == pytest.approx(0.1)
+        for recipe in (
+            Recipe(schedule="step", decay_at=(epoch / epochs,), decay_factor=0.1),
+            Recipe(schedule="step", decay_epochs=(epoch,), decay_factor=0.1),
+        ):
+            assert rate_factor(recipe, change - 1, last, steps_per_epoch) == 1
+            assert rate_factor(recipe, change, last, steps_per_epoch) == pytest.approx(0.1)

@@ -36,6 +36,14 @@ def test_a_recipe_survives_json_and_satisfies_the_schema(tmp_path: Path) -> None
     jsonschema.validate(json.loads((tmp_path / "recipe.json").read_text()), SCHEMA)
 
 
+def test_what_was_left_out_of_a_file_is_written_with_its_default() -> None:
+    recipe = recipes.from_dict({"lr": 0.1, "mix": [{"store": "a.store"}]})
+    values = json.loads(json.dumps(recipes.to_dict(recipe)))
+    assert list(values) == [field.name for field in dataclasses.fields(Recipe)]
+    assert values["mix"] == [{"store": "a.store", "weight": 1.0}]
+    assert (values["lr"], values["batch_size"], values["decay_at"]) == (0.1, 64, [0.8])
+
+
 def test_the_schema_describes_exactly_the_fields_types_and_defaults_of_the_recipe() -> None:
     generated = json.loads(json.dumps(msgspec.json.schema(Recipe)))["$defs"]
     for name in ("Recipe", "Source"):
