@@ -6,8 +6,15 @@ What is decided here:
   are exactly those of a named convention (``coco``, ``smpl``, ``h36m`` ...), they are stored in it;
   else in the union itself (``human_data``: 190 joints), the rest with confidence 0. Not-finite
   joints become confidence 0; attributes of the field count them.
-* **The frame of 3D joints** is what the file says (``misc.kps3d_root_aligned``) or the user
-  (``--option keypoints3d_root=...``), else ``unknown``.
+* **The frame of 3D joints** is what the user says (``--option keypoints3d_root=...``) or the file
+  (``misc.kps3d_root_aligned``); ``pelvis`` where a pelvis is zero in every row, else ``unknown``.
+  They are metres; files of HybrIK and hmr-benchmarks' MuCo hold millimetres, which people more
+  than 100 units long give away (``--option keypoints3d_unit=...``).
+* **Keys of other names.** HybrIK's ``smpl.thetas`` are root rotation and pose. Its
+  ``keypoints3d`` are pixels with a depth, and the joints are in ``keypoints3d_cam``. Its
+  ``cam_param`` holds ``f`` and ``c`` of every row, and under ``intrinsic`` the inverse of the
+  matrix. hmr-benchmarks writes hands of PROX in principal components under ``left_hand_pose``.
+  Joints of its union carry other names in the face, in the same places.
 * **Boxes** are taken as they are. mmhuman3d enlarges boxes by 1.2 before it writes them, so the
   factor on record is ``misc.bbox_body_scale``, else 1.2, or ``--option bbox_factor=...``.
 * **Gender** codes of ``meta`` are those of the body model where the file has bodies, the actor's
@@ -39,11 +46,14 @@ from humandata.converters.converter import Columns, DatasetInfo, Option, Unit
 from humandata.errors import DataError
 from humandata.humandata_extra import Leftovers
 from humandata.humandata_npz import Array, Keypoints, numeric, per_row, read_keypoints, texts
+from humandata.keypoints import names
 from humandata.preprocessed import (
     GENDERS,
     find_files,
     group_by_picture,
+    in_metres,
     leave_out_unsound,
+    root_of,
     split_of,
 )
 from humandata.schema import row_ids
@@ -62,8 +72,15 @@ INFO = DatasetInfo(
         Option("pictures_root", "folder that image_path is relative to; default: the file's"),
         Option(
             "keypoints3d_root",
-            "where the 3D joints have their origin; default: what the file says, else unknown",
+            "where the 3D joints have their origin; default: what the file says, else pelvis where "
+            "that is zero, else unknown",
             ("absolute", "pelvis", "unknown"),
+        ),
+        Option(
+            "keypoints3d_unit",
+            "unit of the 3D joints; auto: millimetres where people are longer than 100",
+            ("auto", "m", "mm"),
+            "auto",
         ),
         Option("bbox_factor", "how much the boxes were enlarged; default: the file's word or 1.2"),
         Option(
@@ -75,6 +92,7 @@ INFO = DatasetInfo(
 )
 
 BBOX_FACTOR = 1.2
+PELVES = ("pelvis", "pelvis_extra", "pelvis_openpose")
 
 # Of several label sets the dataset's own come first, then those made from fits.
 KEYPOINTS2D = ("keypoints2d", "keypoints2d_original", "keypoints2d_smpl", "keypoints2d_smplx")
@@ -295,7 +313,7 @@ def _keypoints(
             instances[name] = made.points
             attributes[name] = _describe(made, key)
             if field == "keypoints3d":
-                attributes[name]["root"] = _root(unit, rest)
+                instances[name] = _describe_3d(unit, rest, made, attributes[name])
     rest.forget("__keypoints_compressed__", "__key_strict__", *humandata_npz._LENGTH_KEYS)
 
 
@@ -305,12 +323,31 @@ def _describe(made: Keypoints, key: str) -> dict[str, Any]:
     return {"convention": made.convention, "source_key": key, **told}
 
 
-def _root(unit: Unit, rest: Leftovers) -> str:
+def _describe_3d(
+    unit: Unit, rest: Leftovers, made: Keypoints, told: dict[str, Any]
+) -> NDArray[np.float32]:
+    """3D joints in metres; ``told`` gets their origin and what unit the file has them in."""
+    key = told["source_key"]
+    if "keypoints3d_cam" in rest.data and key in ("keypoints3d", "keypoints3d17"):
+        told |= {"frame": "pixels of the picture, and the depth", "root": "unknown"}
+        return made.points
+    points, millimetres = in_metres(
+        made.points.astype(np.float64), str(unit.detail.get("keypoints3d_unit") or "auto")
+    )
+    if millimetres:
+        told["unit_in_file"] = "mm"
+    told["root"] = _root(unit, rest, points, made.convention)
+    return points.astype(np.float32)
+
+
+def _root(unit: Unit, rest: Leftovers, points: Array, convention: str) -> str:
     aligned = rest.misc("kps3d_root_aligned")
     given = str(unit.detail.get("keypoints3d_root") or "")
-    if given or not isinstance(aligned, bool | int):
-        return given or "unknown"
-    return "pelvis" if aligned else "absolute"
+    if given or isinstance(aligned, bool | int):
+        return given or ("pelvis" if aligned else "absolute")
+    places = [at for at, joint in enumerate(names(convention)) if joint in PELVES]
+    roots = [root_of(points, at, None) for at in places]
+    return "pelvis" if "pelvis" in roots else "unknown"
 
 
 def _bodies(
@@ -328,6 +365,9 @@ def _bodies(
             if f"{model}.{name}" in rest and not _is_pca(rest, model, name)
         }
         rows = len(instances["id"])
+        if model == "smpl" and "smpl.thetas" in rest and "body_pose" not in given:
+            thetas = _parameter(rest, model, "thetas", (24, 3))
+            given |= {"global_orient": thetas[:, 0], "body_pose": thetas[:, 1:]}
         usable = rest.flags(f"has_{model}", "has_smpl")
         for name in NEEDED:
             usable &= _finite(given.get(name), rows)

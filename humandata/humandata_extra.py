@@ -133,6 +133,8 @@ class Leftovers:
         """Camera columns of the pictures, from ``cam_param`` with one entry per person."""
         sizes: dict[str, Array | None] = {"height": None, "width": None}
         entries = self._open.get("cam_param")
+        if isinstance(entries, dict):
+            return self._hybrik_cameras(entries, first), sizes
         if not isinstance(entries, list | np.ndarray) or len(entries) != self.rows:
             return {}, sizes
         if not all(isinstance(entry, dict) for entry in entries):
@@ -160,6 +162,25 @@ class Leftovers:
         if others:
             self.left_out["cam_param"] = f"its keys {', '.join(others)}"
         return columns, sizes
+
+    def _hybrik_cameras(self, entries: dict[str, Any], first: Array) -> dict[str, Array]:
+        """Intrinsics from ``f`` and ``c`` (N, 1, 2); ``intrinsic`` is the inverse, and let be."""
+        made = []
+        for key in ("f", "c"):
+            values = _as_array(entries.get(key))
+            if values is None or values.dtype.kind not in "iuf" or values.ndim < 2:
+                return {}
+            if values.shape[0] != self.rows or values.size != 2 * self.rows:
+                return {}
+            made.append(values.astype(np.float64).reshape(-1, 2)[first])
+        self.take("cam_param")
+        focal, centre = made
+        known = np.isfinite(focal).all(axis=1) & np.isfinite(centre).all(axis=1)
+        known &= (focal > 0).all(axis=1)
+        matrix = np.zeros((len(first), 3, 3), np.float32)
+        matrix[known, 0, 0], matrix[known, 1, 1] = focal[known].T
+        matrix[known, :2, 2], matrix[known, 2, 2] = centre[known], 1
+        return {"intrinsics": matrix, "intrinsics_source": np.asarray(known, np.uint8)}
 
     def columns(self, attributes: dict[str, dict[str, Any]]) -> dict[str, Array]:
         """All that nobody took: columns ``extra/...``; fills `file_level` and `left_out`."""

@@ -34,6 +34,8 @@ SPLIT_WORDS = {
 GENDERS = {"neutral": 1, "n": 1, "male": 2, "m": 2, "female": 3, "f": 3}
 """Words for a gender in these files, and the codes of the field ``gender``."""
 NEUTRAL = 1
+LONGEST = 100
+"""No person is as long as this in metres, nor as short in millimetres."""
 SIDE_PER_SCALE = 200
 """A ``scale`` of SPIN and its kin is the side of a square box in pixels, divided by this."""
 
@@ -288,6 +290,24 @@ def root_of(joints: Float, pelvis: int, told: str | None) -> str:
     labelled = joints[:, pelvis, 3] > 0
     at_origin = np.abs(joints[labelled, pelvis, :3]) < 1e-6
     return "pelvis" if labelled.any() and bool(at_origin.all()) else "unknown"
+
+
+def in_metres(joints: Float, told: str | None) -> tuple[Float, bool]:
+    """3D joints (N, K, 4) in metres, and whether they were millimetres.
+
+    By the user's word ``m`` or ``mm``; else they are millimetres where people are typically more
+    than 100 of the unit long. (A mistake in circulation makes people 12 m long, which is no unit.)
+    """
+    there = (joints[..., 3:] > 0) & np.isfinite(joints).all(axis=2, keepdims=True)
+    low = np.where(there, joints[..., :3], np.inf).min(axis=1, initial=np.inf)
+    high = np.where(there, joints[..., :3], -np.inf).max(axis=1, initial=-np.inf)
+    length = np.where(there.any(axis=(1, 2)), (high - low).max(axis=1, initial=-np.inf), 0)
+    length = length[length > 0]
+    if told == "m" or (told != "mm" and not (len(length) and np.median(length) > LONGEST)):
+        return joints, False
+    scaled = joints.copy()
+    scaled[..., :3] /= 1000
+    return scaled, True
 
 
 def finish(

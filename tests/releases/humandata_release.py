@@ -123,6 +123,46 @@ def multi_values() -> dict[str, Any]:
     return data
 
 
+def hybrik_values(rows: int = 4) -> dict[str, Any]:
+    """mmhuman3d's HybrIK files: 3D in millimetres, pose as ``thetas``, cameras in one dictionary.
+
+    ``keypoints3d`` are pixels and a depth relative to the root; the mask is that of SMPL's joints.
+    """
+    rng = np.random.default_rng(7)
+    camera = np.zeros((rows, UNION, 4))
+    middle = np.array([100, -50, 4500])
+    camera[:, SMPL, :3] = middle + rng.uniform(-800, 800, (rows, len(SMPL), 3))
+    camera[:, SMPL, 3] = 1
+    focal, centre = np.array([1145.0, 1143.0]), np.array([512.0, 515.0])
+    picture = camera.copy()
+    picture[:, SMPL, :2] = camera[:, SMPL, :2] / camera[:, SMPL, 2:3] * focal + centre
+    picture[:, SMPL, 2] -= camera[:, :1, 2]
+    relative = camera.copy()
+    relative[:, SMPL, :3] -= camera[:, :1, :3]
+    matrix = np.array([[focal[0], 0, centre[0]], [0, focal[1], centre[1]], [0, 0, 1]])
+    sets = {"keypoints3d": picture, "keypoints3d_cam": camera, "keypoints3d_relative": relative}
+    present = mask(SMPL)
+    data = {key: points[:, present == 1] for key, points in sets.items()}
+    return data | {f"{key}_mask": present for key in sets} | {
+        "__key_strict__": False,
+        "__data_len__": rows,
+        "__keypoints_compressed__": True,
+        "image_path": [f"S1/images/a/a_{row:06d}.jpg" for row in range(rows)],
+        "image_height": [1000] * rows,
+        "image_width": [1002] * rows,
+        "bbox_xywh": np.tile([100.0, 120, 300, 300, 1], (rows, 1)),
+        "smpl": {"thetas": rng.normal(size=(rows, 24, 3)), "betas": rng.normal(size=(rows, 10))},
+        "cam_param": {
+            "f": np.tile(focal, (rows, 1, 1)),
+            "c": np.tile(centre, (rows, 1, 1)),
+            "intrinsic": np.tile(np.linalg.inv(matrix), (rows, 1, 1)),
+        },
+        "root_cam": camera[:, 0, :3],
+        "depth_factor": np.full(rows, 2000.0),
+        "config": "h36m",
+    }  # fmt: skip
+
+
 def write_pictures(root: Path, data: dict[str, Any], size: tuple[int, int] = (48, 32)) -> None:
     """A grey JPEG (width, height) for every image_path under `root`."""
     for path in dict.fromkeys(map(str, data["image_path"])):
