@@ -47,7 +47,11 @@ STORES_VARIABLE = "HUMANDATA_STORES"
     type=click.Path(path_type=Path),
     help="Folder of your SMPL files; default: $HUMANDATA_BODY_MODELS, else the stand-in body.",
 )
-@click.option("--metrics", help="Of mpjpe,pa_mpjpe,pve; default: all that the predictions allow.")
+@click.option(
+    "--metrics",
+    help="Default: mpjpe,pa_mpjpe,pve. Besides: n_mpjpe, pa_pve, pck3d, pa_pck3d, auc, pa_auc, "
+    "acceleration.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Threads.")
@@ -162,13 +166,13 @@ def _find(benchmark: str, store: Path | None) -> tuple[Path, str | None]:
 
 def _print(result: Result) -> None:
     from humandata.cli.console import table
-    from humandata.training.results import METRICS
+    from humandata.training.results import heading
 
     click.echo(f"{result.source} on {result.store['path']}")
     click.echo()
     click.echo(table([(f"  {topic}", words) for topic, words in result.protocol.in_words()]))
     click.echo()
-    header = ["mm, 95 % interval", "persons", *(METRICS[name] for name in result.metrics)]
+    header = ["mm, 95 % interval", "persons", *map(heading, result.metrics)]
     lines = [_line("all", result.overall)]
     # One sequence is all there is: its line would say the same again.
     lines += [_line(f"  {row.name}", row) for row in result.sequences if len(result.sequences) > 1]
@@ -183,7 +187,7 @@ def _print(result: Result) -> None:
 def _print_comparison(first: Result, second: Result) -> None:
     """The figures of two protocols, what differs between them, and the difference in mm."""
     from humandata.cli.console import table
-    from humandata.training.results import METRICS
+    from humandata.training.results import heading
 
     click.echo(f"{first.source} on {first.store['path']}")
     names = [first.protocol.name, second.protocol.name]
@@ -197,7 +201,7 @@ def _print_comparison(first: Result, second: Result) -> None:
     for metric in first.metrics:
         figures = [result.overall.figures[metric].mean for result in (first, second)]
         change = figures[1] - figures[0]
-        rows.append((METRICS[metric], *(f"{value:.2f}" for value in figures), f"{change:+.2f}"))
+        rows.append((heading(metric), *(f"{value:.2f}" for value in figures), f"{change:+.2f}"))
     click.echo()
     click.echo(table(rows, ("mm", *names, "difference")))
     if first.overall.rows != second.overall.rows:

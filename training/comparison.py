@@ -22,6 +22,9 @@ from humandata.training.bodies import BLOCK, Bodies
 from humandata.training.predictions import Predictions, Progress
 from humandata.training.protocols import Protocol
 
+MESH_METRICS = ("pve", "pa_pve")
+"""Metrics that need meshes on both sides."""
+
 Array = NDArray[Any]
 Meshes = Callable[[slice], Array]
 
@@ -193,48 +196,128 @@ def mean_pose(protocol: Protocol, truth: Bodies) -> Poses:
     return Poses(joints, lambda at: few()[which[at]])
 
 
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """What a comparison found, in the units of `humandata.training.results.UNITS`.
+
+    Attributes
+    ----------
+    persons : dict of str to (n,) float64
+        Metric -> figure of each person.
+    joints : dict of str to (J,) float64
+        Metric -> mean of each joint, for metrics that are made of joints.
+    """
+
+    persons: dict[str, Array]
+    joints: dict[str, Array]
+
+
+_OF_JOINTS: Mapping[str, tuple[str, Callable[[Array], Array]]] = {
+    "mpjpe": ("", lambda errors: 1000 * errors),
+    "pa_mpjpe": ("similarity", lambda errors: 1000 * errors),
+    "n_mpjpe": ("scale", lambda errors: 1000 * errors),
+    "pck3d": ("", lambda errors: 100.0 * (errors < PCK_THRESHOLD)),
+    "pa_pck3d": ("similarity", lambda errors: 100.0 * (errors < PCK_THRESHOLD)),
+    "auc": ("", lambda errors: 100 * formulas.auc_shares(errors, PCK_THRESHOLD)),
+    "pa_auc": ("similarity", lambda errors: 100 * formulas.auc_shares(errors, PCK_THRESHOLD)),
+}
+"""Metric -> how predictions are aligned for it, and what is made of the errors (n, J) in metres."""
+
+PCK_THRESHOLD = 0.150
+"""Of 3DPCK, and the largest of AUC: metres."""
+
+
 def compare(
     truth: Poses,
     sides: Mapping[str, Poses],
     metrics: Sequence[str],
     workers: int = 1,
     progress: Progress | None = None,
-) -> dict[str, dict[str, Array]]:
+    tracks: tuple[Array, Array] | None = None,
+) -> dict[str, Errors]:
     """Errors of several sides against one ground truth, whose meshes are made once.
+
+    Parameters
+    ----------
+    truth : Poses
+    sides : mapping of str to Poses
+    metrics : sequence of str
+        Of `humandata.training.results.METRICS`.
+    workers : int
+        Threads that pose meshes.
+    progress : callable, optional
+    tracks : (n,) int, (n,) int, optional
+        Whose movement each row is part of (-1 for nobody's), and its frame; for ``acceleration``.
 
     Returns
     -------
-    dict of str to dict of str to (n,) float64
-        Side -> metric -> error of each person in millimetres.
+    dict of str to Errors
+        One of each side.
     """
-    errors: dict[str, dict[str, Array]] = {name: {} for name in sides}
-    for name, side in sides.items():
-        if "mpjpe" in metrics:
-            values = formulas.joint_errors(side.joints, truth.joints)
-            errors[name]["mpjpe"] = 1000 * formulas.sample_means(values)
-        if "pa_mpjpe" in metrics:
-            values = formulas.similarity_errors(side.joints, truth.joints)
-            errors[name]["pa_mpjpe"] = 1000 * formulas.sample_means(values)
-    if "pve" not in metrics:
-        return errors
+    found = {
+        name: _joint_figures(side.joints, truth.joints, metrics) for name, side in sides.items()
+    }
+    if "acceleration" in metrics and tracks is not None:
+        for name, side in sides.items():
+            values = 1000 * _accelerations(side.joints - truth.joints, *tracks)
+            found[name].persons["acceleration"] = formulas.sample_means(values)
+            found[name].joints["acceleration"] = formulas.joint_means(values, ~np.isnan(values))
+    wanted = [name for name in MESH_METRICS if name in metrics]
+    if not wanted:
+        return found
     count = len(truth.joints)
-    for name in sides:
-        errors[name]["pve"] = np.empty(count)
+    for errors in found.values():
+        errors.persons.update((name, np.empty(count)) for name in wanted)
     starts = range(0, count, BLOCK)
 
     def block(start: int) -> None:
         at = slice(start, min(start + BLOCK, count))
         reference = truth.mesh(at)
         for name, side in sides.items():
-            values = formulas.joint_errors(side.mesh(at), reference)
-            errors[name]["pve"][at] = 1000 * formulas.sample_means(values)
+            mesh = side.mesh(at)
+            for metric in wanted:
+                of = formulas.joint_errors if metric == "pve" else formulas.similarity_errors
+                found[name].persons[metric][at] = 1000 * formulas.sample_means(of(mesh, reference))
 
     # NumPy lets go of the interpreter in what takes the time here.
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         for done, _ in enumerate(pool.map(block, starts), start=1):
             if progress is not None:
                 progress("meshes", done, len(starts))
-    return errors
+    return found
+
+
+def _joint_figures(pred: Array, gt: Array, metrics: Sequence[str]) -> Errors:
+    """Every figure that is made of the errors of single joints."""
+    errors: dict[str, Array] = {}
+    found = Errors({}, {})
+    for metric in metrics:
+        if metric not in _OF_JOINTS:
+            continue
+        alignment, figure = _OF_JOINTS[metric]
+        if alignment not in errors:
+            if alignment == "similarity":
+                errors[alignment] = formulas.similarity_errors(pred, gt)
+            else:
+                aligned = formulas.scale_align(pred, gt) if alignment == "scale" else pred
+                errors[alignment] = formulas.joint_errors(aligned, gt)
+        values = figure(errors[alignment])
+        found.persons[metric] = formulas.sample_means(values)
+        found.joints[metric] = formulas.joint_means(values)
+    return found
+
+
+def _accelerations(difference: Array, track: Array, frame: Array) -> Array:
+    """Length (n, J) of the second difference about each row; NaN where a neighbour is not there."""
+    result = np.full(difference.shape[:2], np.nan)
+    order = np.lexsort((frame, track))
+    before, here, after = order[:-2], order[1:-1], order[2:]
+    whole = (track[here] >= 0) & (track[before] == track[here]) & (track[here] == track[after])
+    whole &= (frame[here] - frame[before] == 1) & (frame[after] - frame[here] == 1)
+    before, here, after = before[whole], here[whole], after[whole]
+    second = difference[before].astype(np.float64) - 2.0 * difference[here] + difference[after]
+    result[here] = np.linalg.norm(second, axis=-1)
+    return result
 
 
 def _of_parameters(

@@ -25,6 +25,7 @@ from humandata.store import Store
 from humandata.store_bodies import are_children
 from humandata.training import protocols
 from humandata.training.comparison import (
+    MESH_METRICS,
     compare,
     ground_truth,
     mean_pose,
@@ -34,7 +35,7 @@ from humandata.training.comparison import (
 )
 from humandata.training.predictions import Predictions, Progress, load_predictions, predict
 from humandata.training.protocols import Protocol
-from humandata.training.results import FRAMES_PER_BLOCK, METRICS, Result, row_of
+from humandata.training.results import DEFAULT_METRICS, FRAMES_PER_BLOCK, METRICS, Result, row_of
 
 Array = NDArray[Any]
 
@@ -74,7 +75,7 @@ def evaluate(
     body_models : path, optional
         Folder of the user's SMPL files; default as in `humandata.bodymodel.body_model`.
     metrics : sequence of str, optional
-        Of `METRICS`; default: all that the predictions allow.
+        Of `METRICS`; default: of MPJPE, PA-MPJPE and PVE those that the predictions allow.
     device, batch_size, workers
         Of the network; ``workers`` threads also pose the meshes.
     limit : int, optional
@@ -276,7 +277,7 @@ def score(
     rows, notes = rows[kept], notes + more
     chosen = _metrics(metrics, predictions, protocol)
     joints_only = protocol.ground_truth == "keypoints3d"
-    if metrics is None and len(chosen) < len(METRICS) and not joints_only:
+    if metrics is None and "pve" not in chosen and not joints_only:
         notes.append("no PVE: the predictions hold neither vertices nor SMPL parameters")
     model = body_model(protocol.prediction_body, folder)
     if model.name == "standin":
@@ -288,7 +289,15 @@ def score(
         "prediction": predicted_poses(predictions, place, protocol, truth),
         "mean pose": mean_pose(protocol, truth),
     }
-    errors = compare(reference, sides, chosen, workers, progress)
+    tracks = _tracks(store, rows) if "acceleration" in chosen else None
+    found = compare(reference, sides, chosen, workers, progress, tracks)
+    errors = {name: side.persons for name, side in found.items()}
+    if "acceleration" in chosen:
+        known = int(np.isfinite(errors["prediction"]["acceleration"]).sum())
+        notes.append(
+            f"the acceleration error is known of {known:,} of {len(rows):,} rows: those with the "
+            "same person in the frames before and after"
+        )
     sequence, names = _sequences(store, rows)
     blocks = _blocks(store, rows)
     clusters, kind = (sequence, "sequences") if len(names) > 1 else (blocks, "frame blocks")
@@ -321,6 +330,7 @@ def score(
         notes=tuple(notes),
         rows=rows,
         errors=errors["prediction"],
+        joints=found["prediction"].joints,
         predictions=predictions.take(place),
     )
 
@@ -328,22 +338,54 @@ def score(
 def _metrics(
     asked: Sequence[str] | None, predictions: Predictions, protocol: Protocol
 ) -> tuple[str, ...]:
-    if protocol.ground_truth == "keypoints3d":
-        if asked is not None and "pve" in asked:
-            raise HumandataError(f"protocol {protocol.name} compares joints: it has no PVE")
-        asked = [name for name in METRICS if name != "pve"] if asked is None else asked
     meshes = predictions.has_parameters or predictions.vertices is not None
+    if protocol.ground_truth == "keypoints3d":
+        if asked is not None and (needing := _of_meshes(asked)):
+            raise HumandataError(f"protocol {protocol.name} compares joints: it has no {needing}")
+        meshes = False
     if asked is None:
-        return tuple(name for name in METRICS if meshes or name != "pve")
+        return tuple(name for name in DEFAULT_METRICS if meshes or name != "pve")
     unknown = [name for name in asked if name not in METRICS]
     if unknown or not asked:
         raise HumandataError(f"no metric {''.join(unknown[:1])!r}; there are {', '.join(METRICS)}")
-    if "pve" in asked and not meshes:
+    if not meshes and (needing := _of_meshes(asked)):
         raise HumandataError(
-            f"PVE needs meshes, and {predictions.source or 'the predictions'} hold joints only: "
-            "give vertices or SMPL parameters, or leave pve out of --metrics"
+            f"{needing} needs meshes, and {predictions.source or 'the predictions'} hold joints "
+            "only: give vertices or SMPL parameters, or leave it out of --metrics"
         )
     return tuple(name for name in METRICS if name in asked)
+
+
+def _of_meshes(asked: Sequence[str]) -> str:
+    """Metrics among those asked for that need meshes, as they are printed; empty for none."""
+    return ", ".join(METRICS[name] for name in MESH_METRICS if name in asked)
+
+
+def _tracks(store: Store, rows: Array) -> tuple[Array, Array]:
+    """Whose movement each row (n,) is part of, -1 for nobody's, and the number of its frame.
+
+    Raises
+    ------
+    DataError
+        The store does not know videos, frames or persons.
+    """
+    image = store.instances["image"][rows]
+    needed = {"sequence": store.images, "frame": store.images, "person": store.instances}
+    missing = [name for name, table in needed.items() if name not in table]
+    if missing:
+        raise DataError(
+            store.path,
+            missing[0],
+            expected="frames of videos and persons in them, for acceleration errors",
+            found="no such field",
+            hint="Leave acceleration out of --metrics",
+        )
+    sequence = store.images["sequence"][image].astype(np.int64)
+    frame = store.images["frame"][image].astype(np.int64)
+    person = store.instances["person"][rows].astype(np.int64)
+    key = np.stack([sequence, person])
+    track = np.asarray(np.unique(key, axis=1, return_inverse=True)[1]).reshape(-1)
+    return np.where((sequence >= 0) & (frame >= 0), track, -1), frame
 
 
 def _sequences(store: Store, rows: Array) -> tuple[Array, list[str]]:

@@ -20,7 +20,7 @@ from humandata.store import Store
 from humandata.training.bodies import Bodies
 from humandata.training.comparison import stored_bodies
 from humandata.training.predictions import crop_boxes
-from humandata.training.results import METRICS, Result, Row, in_print
+from humandata.training.results import METRICS, UNITS, Result, Row, in_print
 
 Array = NDArray[Any]
 
@@ -54,19 +54,21 @@ def write_report(
         ``out``.
     """
     overall, baseline = result.overall.figures, result.baseline.figures
-    facts = {METRICS[name]: f"{overall[name].mean:.1f} mm" for name in result.metrics}
+    facts = {METRICS[name]: f"{overall[name].mean:.1f} {UNITS[name]}" for name in result.metrics}
     facts["persons"] = f"{result.overall.rows:,}"
     sections = [Section("Figures", [*_notes(result), _figures(result), _explanation(result)])]
     sections += _people(result, store, folder, people)
     if result.sequences:
         bars = [sequences_svg(result, name) for name in result.metrics]
         sections.append(Section("Sequences", [charts(bars)]))
+    sections.append(Section("Joints", [_joints(result)]))
     histograms = [
         drawing.histogram_svg(
-            result.errors[name],
+            result.errors[name][np.isfinite(result.errors[name])],
             f"{METRICS[name]} of each person",
-            "mm",
-            note=f"Predicting the mean pose for everybody: {baseline[name].mean:.1f} mm.",
+            UNITS[name],
+            note="Predicting the mean pose for everybody: "
+            f"{baseline[name].mean:.1f} {UNITS[name]}.",
         )
         for name in result.metrics
     ]
@@ -94,12 +96,20 @@ def _notes(result: Result) -> Iterator[Markup]:
 
 
 def _figures(result: Result) -> Markup:
-    header = ["", "persons", *(f"{METRICS[name]} (mm)" for name in result.metrics)]
+    header = ["", "persons", *(f"{METRICS[name]} ({UNITS[name]})" for name in result.metrics)]
     rows = []
     for row in (result.overall, result.baseline):
         name = "prediction" if row is result.overall else "mean pose for everybody"
         figures = [in_print(row.figures[metric]) for metric in result.metrics]
         rows.append([name, f"{row.rows:,}", *figures])
+    return table(rows, header, range(1, len(header)))
+
+
+def _joints(result: Result) -> Markup:
+    """Mean of every joint, of the metrics that are made of joints."""
+    header = ["joint", *(f"{METRICS[name]} ({UNITS[name]})" for name in result.joints)]
+    columns = [[f"{value:.1f}" for value in values] for values in result.joints.values()]
+    rows = [list(row) for row in zip(result.protocol.joint_names, *columns, strict=True)]
     return table(rows, header, range(1, len(header)))
 
 
@@ -113,7 +123,9 @@ def _explanation(result: Result) -> Markup:
 
 def sequences_svg(result: Result, metric: str) -> Markup:
     """Mean error of each sequence as a bar with its interval, the overall mean as a dashed line."""
-    rows = sorted(result.sequences, key=lambda row: -row.figures[metric].mean)
+    worse = 1 if UNITS[metric] == "%" else -1
+    known = [row for row in result.sequences if math.isfinite(row.figures[metric].mean)]
+    rows = sorted(known, key=lambda row: worse * row.figures[metric].mean)
     line, label, wide, right = 16, 150, 190, 46
     ends = [f for row in rows for f in (row.figures[metric].mean, row.figures[metric].high)]
     largest = max([end for end in ends if math.isfinite(end)], default=1.0) or 1.0
@@ -132,7 +144,8 @@ def sequences_svg(result: Result, metric: str) -> Markup:
         h=height,
         body=body,
         x=x,
-        caption=f"{METRICS[metric]} by sequence in mm, worst first; dashed: all, {overall:.1f}. "
+        caption=f"{METRICS[metric]} by sequence in {UNITS[metric]}, worst first; dashed: all, "
+        f"{overall:.1f}. "
         "Whiskers: 95 % interval over blocks of frames, where there are several",
     )
 
@@ -145,8 +158,16 @@ def _bar(row: Row, metric: str, top: int, label: int, scale: float) -> Markup:
         Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(label - 6, top + 12, name),
         Markup(
             '<rect class="bar" x="{}" y="{}" width="{:.1f}" height="9">'
-            "<title>{}: {} mm, {:,} persons</title></rect>"
-        ).format(label, top + 4, max(end - label, 0.5), row.name, in_print(found), row.rows),
+            "<title>{}: {} {}, {:,} persons</title></rect>"
+        ).format(
+            label,
+            top + 4,
+            max(end - label, 0.5),
+            row.name,
+            in_print(found),
+            UNITS[metric],
+            row.rows,
+        ),
     ]
     if math.isfinite(found.low):
         low, high = label + scale * found.low, label + scale * found.high
@@ -176,7 +197,9 @@ def _people(result: Result, store: Store, folder: Path | None, people: int) -> I
 
 def choose(result: Result, store: Store, metric: str, people: int) -> dict[str, list[int]]:
     """Positions in ``result.rows`` of the best, middling and worst predictions."""
-    order = np.argsort(result.errors[metric], kind="stable")
+    worse = -1 if UNITS[metric] == "%" else 1
+    order = np.argsort(worse * result.errors[metric], kind="stable")
+    order = order[np.isfinite(result.errors[metric][order])]
     middle = order[np.argsort(np.abs(np.arange(len(order)) - (len(order) - 1) / 2), kind="stable")]
     image = store.instances["image"][result.rows]
     group = store.images["sequence"][image] if result.sequences else image
@@ -200,8 +223,10 @@ def _distinct(ranked: Array, group: Array, count: int, taken: set[int]) -> list[
 def _person(result: Result, store: Store, folder: Path | None, at: int) -> Markup:
     row = int(result.rows[at])
     image = int(store.instances["image"][row])
-    errors = ", ".join(f"{METRICS[name]} {result.errors[name][at]:.1f}" for name in result.metrics)
-    caption = f"{store.images['path'][image]} · row {row}: {errors} mm"
+    errors = ", ".join(
+        f"{METRICS[name]} {result.errors[name][at]:.1f} {UNITS[name]}" for name in result.metrics
+    )
+    caption = f"{store.images['path'][image]} · row {row}: {errors}"
     from humandata.pictures import decode
 
     try:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from humandata import keypoints
 from humandata.errors import HumandataError
 from humandata.keypoints import LSP14_FROM_H36M17
 
@@ -90,6 +91,12 @@ class Protocol:
     pa_joints: Literal["all"] = "all"
     pve_body: Literal["prediction", "ground truth"] = "prediction"
     pve_root: Literal["pelvis", "none"] = "pelvis"
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """Names of the joints that count, in their order."""
+        of_regressor = keypoints.names("h36m")
+        return tuple(of_regressor[row] for row in self.joints)
 
     def as_dict(self) -> dict[str, Any]:
         """Every field, ready for JSON."""

@@ -16,8 +16,23 @@ from humandata.training.protocols import Protocol
 
 Array = NDArray[Any]
 
-METRICS: Mapping[str, str] = {"mpjpe": "MPJPE", "pa_mpjpe": "PA-MPJPE", "pve": "PVE"}
-"""Names in commands and JSON -> names in print. All in millimetres, smaller is better."""
+METRICS: Mapping[str, str] = {
+    "mpjpe": "MPJPE", "pa_mpjpe": "PA-MPJPE", "pve": "PVE",
+    "n_mpjpe": "N-MPJPE", "pa_pve": "PA-PVE",
+    "pck3d": "3DPCK", "pa_pck3d": "PA-3DPCK", "auc": "AUC", "pa_auc": "PA-AUC",
+    "acceleration": "acceleration",
+}  # fmt: skip
+"""Names in commands and JSON -> names in print."""
+
+DEFAULT_METRICS = ("mpjpe", "pa_mpjpe", "pve")
+"""What is computed where nothing is asked for."""
+
+UNITS: Mapping[str, str] = {
+    **dict.fromkeys(METRICS, "mm"),
+    **dict.fromkeys(("pck3d", "pa_pck3d", "auc", "pa_auc"), "%"),
+    "acceleration": "mm/frame²",
+}
+"""Of every metric. Percentages are better the larger they are, all others the smaller."""
 
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
 FRAMES_PER_BLOCK = 30
@@ -29,7 +44,7 @@ STATISTICS_VERSION = 1
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean error and its 95 % bootstrap interval, millimetres; NaN where not known."""
+    """A mean and its 95 % bootstrap interval, in the metric's unit; NaN where not known."""
 
     mean: float
     low: float
@@ -71,7 +86,10 @@ class Result:
     rows : (n,) int
         Rows of the store's instances that were evaluated.
     errors : dict of str to (n,) float64
-        Error of each of them in millimetres.
+        Figure of each of them, in the metric's unit; NaN for an acceleration error of a frame
+        without neighbours.
+    joints : dict of str to (J,) float64
+        Mean of each of the protocol's joints, for the metrics that are made of joints.
     predictions : Predictions
         In the order of ``rows``.
     """
@@ -88,6 +106,7 @@ class Result:
     notes: tuple[str, ...]
     rows: Array
     errors: dict[str, Array]
+    joints: dict[str, Array]
     predictions: Predictions
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,9 +118,14 @@ class Result:
             "body_model": self.body_model,
             "comparable_with_published": self.body_model == "smpl",
             "unit": "mm",
+            "units": {name: UNITS[name] for name in self.metrics},
             "overall": _row_as_dict(self.overall),
             "baseline": _row_as_dict(self.baseline),
             "sequences": [_row_as_dict(row) for row in self.sequences],
+            "joints": {
+                "names": list(self.protocol.joint_names),
+                "metrics": {name: [_known(v) for v in row] for name, row in self.joints.items()},
+            },
             "intervals": {
                 "level": LEVEL,
                 "method": "percentile bootstrap",
@@ -115,6 +139,12 @@ class Result:
         }
 
 
+def heading(metric: str) -> str:
+    """A metric as the head of a column in a table of millimetres: others bring their unit."""
+    unit = UNITS[metric]
+    return METRICS[metric] if unit == "mm" else f"{METRICS[metric]} ({unit})"
+
+
 def in_print(figure: Figure) -> str:
     """A figure as people read it: ``57.54 (55.10 to 59.87)``."""
     if not math.isfinite(figure.low):
@@ -122,29 +152,32 @@ def in_print(figure: Figure) -> str:
     return f"{figure.mean:.2f} ({figure.low:.2f} to {figure.high:.2f})"
 
 
-def _row_as_dict(row: Row) -> dict[str, Any]:
-    def known(value: float) -> float | None:
-        return round(value, 4) if math.isfinite(value) else None
+def _known(value: float) -> float | None:
+    return round(float(value), 4) if math.isfinite(value) else None
 
+
+def _row_as_dict(row: Row) -> dict[str, Any]:
     figures = {
-        name: {"mean": known(f.mean), "low": known(f.low), "high": known(f.high)}
+        name: {"mean": _known(f.mean), "low": _known(f.low), "high": _known(f.high)}
         for name, f in row.figures.items()
     }
     return {"name": row.name, "rows": row.rows, "metrics": figures}
 
 
 def row_of(name: str, errors: Mapping[str, Array], clusters: Array) -> Row:
-    """Means and intervals of the errors (n,) of each metric, in millimetres.
+    """Means and intervals of the errors (n,) of each metric, in their units.
 
     Parameters
     ----------
     name : str
     errors : mapping of str to (n,) float
+        NaN for persons of whom a metric says nothing.
     clusters : (n,)
         What is resampled together.
     """
     figures = {}
     for metric, values in errors.items():
         low, high = bootstrap_interval(values, clusters, SEED, RESAMPLES, LEVEL)
-        figures[metric] = Figure(float(np.mean(values)), low, high)
+        known = values[~np.isnan(values)]
+        figures[metric] = Figure(float(np.mean(known)) if len(known) else math.nan, low, high)
     return Row(name, len(clusters), figures)

@@ -85,6 +85,17 @@ def test_metrics_protocol_and_limit_are_passed_on(folder: Path) -> None:
     assert found["overall"]["rows"] == 7
 
 
+def test_metrics_that_are_no_millimetres_bring_their_unit(folder: Path, tmp_path: Path) -> None:
+    chosen = ["--metrics", "mpjpe,pck3d,acceleration", "--html", tmp_path / "report.html"]
+    store = folder / "pw3d_test.zarr"
+    result = run(store, "--predictions", folder / "p.npz", "--limit", 7, *chosen)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"MPJPE +3DPCK \(%\) +acceleration \(mm/frame²\)", result.output)
+    report = (tmp_path / "report.html").read_text()
+    assert "3DPCK (%)" in report
+    assert "right_wrist" in report
+
+
 def test_kept_predictions_give_the_same_figures_again(folder: Path, tmp_path: Path) -> None:
     store = folder / "pw3d_test.zarr"
     first = document(store, "--predictions", folder / "p.npz", "--out", tmp_path / "kept.npz")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import zarr
 from pw3d_store import FEMALE, MALE, SEQUENCES, write_pw3d_store
+from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.transform import Rotation
 from tiny_store import write_tiny_store
 
@@ -128,6 +129,90 @@ def test_fourteen_joints_are_taken_as_root_relative(store: Store) -> None:
     assert mean(by_joints(store, selected + np.array([0, 0, 0.02])), "mpjpe") == pytest.approx(
         20, abs=1e-3
     )
+
+
+def test_every_further_metric_of_joints_has_its_closed_form(store: Store) -> None:
+    truth = truth_joints(store)
+    joints = 1.2 * truth
+    joints[:, 16] += [0, 0, 0.5]
+    metrics = ["n_mpjpe", "pck3d", "auc", "pa_pck3d", "pa_auc", "mpjpe", "pa_mpjpe"]
+    result = by_joints(store, joints, metrics=metrics)
+    chosen = list(PW3D.joints)
+    pred, gt = ((points - points[:, :1])[:, chosen] for points in (joints, truth))
+
+    def check(metric: str, aligned: np.ndarray) -> None:
+        errors = 1000 * np.linalg.norm(aligned - gt, axis=-1)
+        shares = [100 * (errors < threshold).mean() for threshold in range(0, 151, 5)]
+        prefix = metric[:3] if metric.startswith("pa_") else ""
+        assert mean(result, f"{prefix}pck3d") == pytest.approx(shares[-1])
+        assert mean(result, f"{prefix}auc") == pytest.approx(np.mean(shares))
+        assert mean(result, metric) == pytest.approx(errors.mean(), abs=1e-3)
+        np.testing.assert_allclose(result.joints[metric], errors.mean(axis=0), atol=1e-3)
+
+    check("mpjpe", pred)
+    scale = (pred * gt).sum((1, 2)) / (pred * pred).sum((1, 2))
+    scaled = 1000 * np.linalg.norm(scale[:, None, None] * pred - gt, axis=-1).mean()
+    assert mean(result, "n_mpjpe") == pytest.approx(scaled, abs=1e-3)
+    aligned = np.empty_like(pred)
+    for i, (source, target) in enumerate(zip(pred, gt, strict=True)):
+        a, b = source - source.mean(0), target - target.mean(0)
+        turn, trace = orthogonal_procrustes(a, b)
+        aligned[i] = trace / (a * a).sum() * a @ turn + target.mean(0)
+    check("pa_mpjpe", aligned)
+
+
+def test_acceleration_is_of_one_person_in_three_frames_that_follow(store: Store) -> None:
+    truth = truth_joints(store)
+    joints = truth + np.random.default_rng(0).normal(0, 0.02, truth.shape)
+    result = by_joints(store, joints, metrics=["acceleration"])
+    chosen = list(PW3D.joints)
+    pred, gt = ((points - points[:, :1])[:, chosen] for points in (joints, truth))
+    expected, start = np.full(len(store), np.nan), 0
+    for frames in SEQUENCES.values():
+        for t in range(start + 1, start + frames - 1):
+            second = [x[t - 1] - 2 * x[t] + x[t + 1] for x in (pred, gt)]
+            expected[t] = 1000 * np.linalg.norm(second[0] - second[1], axis=-1).mean()
+        start += frames
+    np.testing.assert_allclose(result.errors["acceleration"], expected, atol=1e-3)
+    assert mean(result, "acceleration") == pytest.approx(np.nanmean(expected), abs=1e-3)
+    assert result.overall.rows == len(store)
+    assert any("known of 104 of 110 rows" in note for note in result.notes)
+    # A stride leaves no three frames that follow one another.
+    strided = dataclasses.replace(PW3D, stride=5)
+    apart = by_joints(store, joints, metrics=["acceleration"], protocol=strided)
+    assert np.isnan(mean(apart, "acceleration"))
+    assert apart.as_dict()["overall"]["metrics"]["acceleration"]["mean"] is None
+
+
+def test_pa_pve_aligns_every_mesh_by_itself(store: Store) -> None:
+    values = parameters(store)
+    values["body_pose"] = values["body_pose"] * np.float32(0.8)
+    predictions = Predictions(ids(store), **values)
+    result = evaluate(store, predictions=predictions, metrics=["pve", "pa_pve"], limit=3)
+    for row, error in zip(result.rows, result.errors["pa_pve"], strict=True):
+        orient, pose, betas = (values[name][[row]] for name in parameters(store))
+        true_pose = parameters(store)["body_pose"][[row]]
+        gender = "male" if store.instances["gender"][row] == MALE else "female"
+        source = forward(body_model("neutral"), orient, pose, betas)[0][0].astype(np.float64)
+        true = forward(body_model(gender), orient, true_pose, betas)[0][0].astype(np.float64)
+        a, b = source - source.mean(0), true - true.mean(0)
+        turn, trace = orthogonal_procrustes(a, b)
+        expected = 1000 * np.linalg.norm(trace / (a * a).sum() * a @ turn - b, axis=1).mean()
+        assert error == pytest.approx(expected, abs=1e-3)
+    assert mean(result, "pa_pve") < mean(result, "pve")
+
+
+def test_joints_have_figures_of_their_own_by_name(store: Store) -> None:
+    joints = truth_joints(store)
+    joints[:, 16] += [0, 0.014, 0]
+    result = by_joints(store, joints)
+    document = result.as_dict()["joints"]
+    assert document["names"][PW3D.joints.index(16)] == "right_wrist"
+    mpjpe = dict(zip(document["names"], document["metrics"]["mpjpe"], strict=True))
+    assert mpjpe.pop("right_wrist") == pytest.approx(14, abs=1e-3)
+    assert max(mpjpe.values()) < 1e-3
+    for metric in JOINTS:
+        assert result.joints[metric].mean() == pytest.approx(mean(result, metric))
 
 
 # Ground truth -----------------------------------------------------------------------------------
