@@ -46,7 +46,7 @@ from humandata import geometry, keypoints, mpi_inf_3dhp_files, mpi_inf_3dhp_spin
 from humandata.columns import join, take
 from humandata.converters.converter import Columns, DatasetInfo, Option, Reject, Unit
 from humandata.errors import DataError, HumandataError
-from humandata.mpi_inf_3dhp_files import CAMERA_SETS, FALLBACK, FRAMES, SCENES
+from humandata.mpi_inf_3dhp_files import CAMERA_SETS, FALLBACK, FRAMES, SCENES, VALID_ROWS
 from humandata.schema import row_ids
 
 Float = NDArray[np.float64]
@@ -275,6 +275,7 @@ def _sequence(
             expected=f"cameras {', '.join(map(str, cameras))}",
             found=f"no camera {', '.join(lost)}",
         )
+    mpi_inf_3dhp_files.check_frames(file)
     all_pixels = mpi_inf_3dhp_files.read_cells(file, "annot2", cameras, 2)
     usable = FRAMES[subject][int(sequence[-1]) - 1]
     chosen: list[Int] = []
@@ -386,6 +387,9 @@ def _test(unit: Unit) -> Columns:
     if len(lengths) > 1:
         raise DataError(file, expected="as many rows in every variable", found=f"{sorted(lengths)}")
     size = OUTDOORS if scene in ("TS5", "TS6") else SIZE
+    notes = []
+    if valid.sum() != VALID_ROWS[scene]:
+        notes.append(f"{scene}: {valid.sum()} valid rows, the release has {VALID_ROWS[scene]}")
     filtered = {"invalid_frame": int((~valid).sum())}
     if unit.detail["filter"] != "none":
         inside = _inside(pixels, size if unit.detail["filter"] == "spin" else SIZE)
@@ -396,7 +400,6 @@ def _test(unit: Unit) -> Columns:
     fitted = mpi_inf_3dhp_files.fit_intrinsics(
         spaces[0][rows][:, firm].reshape(-1, 3), pixels[rows][:, firm].reshape(-1, 2)
     )
-    notes = []
     source = 1
     if fitted is None or fitted[1] > GOOD_PX:
         source = 2

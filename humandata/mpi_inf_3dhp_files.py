@@ -29,6 +29,8 @@ CAMERA_SETS = {
     "ceiling": (11, 12, 13),
     "all": tuple(range(14)),
 }
+VALID_ROWS = {"TS1": 603, "TS2": 540, "TS3": 505, "TS4": 553, "TS5": 276, "TS6": 452}
+"""Rows with ``valid_frame`` (README of the test set); early copies of the labels differ."""
 FALLBACK = {
     "TS1": (1500.16, 1500.84, 1017.387, 1043.032), "TS2": (1504.04, 1501.57, 1015.256, 1038.701),
     "TS3": (1500.04, 1500.59, 1017.39, 1043.05), "TS4": (1499.93, 1500.76, 1017.37, 1042.99),
@@ -97,6 +99,10 @@ def read_calibration(file: Path) -> dict[int, Calibration]:
         if line[:1] == ["name"]:
             if "name" in found:
                 number, camera = _camera(file, found)
+                if number in cameras:
+                    raise DataError(
+                        file, f"camera {number}", expected="one block", found="a second one"
+                    )
                 cameras[number] = camera
             found = {}
         if line:
@@ -208,6 +214,8 @@ def read_cells(file: Path, name: str, cameras: Sequence[int], axes: int) -> list
     content = read_mat(file, [name], ["cameras"])
     cells = content[name]
     order = np.asarray(content.get("cameras", np.arange(len(cells)))).ravel().tolist()
+    if len(set(order)) < len(order):
+        raise DataError(file, "cameras", expected="every camera once", found=f"{order}")
     found = []
     for camera in cameras:
         place = order.index(camera) if camera in order else -1
@@ -222,6 +230,27 @@ def read_cells(file: Path, name: str, cameras: Sequence[int], axes: int) -> list
             )
         found.append(values.astype(np.float64).reshape(-1, 28, axes))
     return found
+
+
+def check_frames(file: Path) -> None:
+    """Row i has to be that of frame i: pictures are found by it.
+
+    Raises
+    ------
+    DataError
+        If ``frames`` says otherwise.
+    """
+    frames = np.asarray(read_mat(file, [], ["frames"]).get("frames", [])).ravel()
+    first = int(frames[0]) if len(frames) and frames[0] in (0, 1) else 0
+    wrong = np.flatnonzero(frames != first + np.arange(len(frames)))
+    if len(wrong):
+        raise DataError(
+            file,
+            f"frames, row {wrong[0]}",
+            expected=f"{first + wrong[0]}: a row for every frame, in order",
+            found=f"{frames[wrong[0]]}",
+            hint="Rows are repeated, or some were taken away: use the file of the release",
+        )
 
 
 def frames_first(file: Path, name: str, values: Any, axes: int) -> Float:

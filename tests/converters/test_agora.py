@@ -461,8 +461,9 @@ def test_children_are_posed_with_their_template_and_left_out_without_it(
         assert "left out" not in check.summary
 
 
-def test_training_does_not_learn_the_bodies_of_children(tmp_path: Path) -> None:
+def test_nobody_learns_or_is_scored_on_a_child_as_an_adult(tmp_path: Path) -> None:
     crops = pytest.importorskip("humandata.training.crops")
+    evaluation = pytest.importorskip("humandata.training.evaluation")
     write_agora(tmp_path)
     for out, options, taken in (("1", {}, False), ("2", {"children": "mmhuman3d"}, True)):
         store, _ = converted(tmp_path, tmp_path / f"{out}.zarr", options=options)
@@ -471,6 +472,9 @@ def test_training_does_not_learn_the_bodies_of_children(tmp_path: Path) -> None:
         assert targets["has_smpl"].tolist() == (~kid | taken).tolist()
         assert (targets["keypoints3d"][kid][..., 3] > 0).any(axis=1).all()
         assert store.instances["extra/kid_weight"][:].any() != taken
+        rows, notes = evaluation.select_rows(store, evaluation.choose_protocol(store))
+        assert rows.tolist() == np.flatnonzero(~kid | taken).tolist()
+        assert any("without a valid body are left out" in note for note in notes) != taken
 
 
 # Bad input -------------------------------------------------------------------------------------

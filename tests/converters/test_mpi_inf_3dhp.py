@@ -435,6 +435,14 @@ def few_cameras(variables: dict[str, Any]) -> None:
     variables["cameras"] = variables["cameras"][:, :5]
 
 
+def camera_twice(variables: dict[str, Any]) -> None:
+    variables["cameras"][0, 3] = 2
+
+
+def frame_twice(variables: dict[str, Any]) -> None:
+    variables["frames"][5:] -= 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -442,6 +450,8 @@ def few_cameras(variables: dict[str, Any]) -> None:
         (short_cell, "annot3, camera 2: expected 12 rows, as annot2 has, found 5"),
         (narrow_cell, r"annot2, camera 1: expected shape \(N, 56\), found shape \(12, 34\)"),
         (few_cameras, "annot2, camera 5: .* no such camera"),
+        (camera_twice, "cameras: expected every camera once"),
+        (frame_twice, "frames, row 5: expected 5: .* found 4"),
     ],
 )
 def test_annotations_of_another_form_are_named_with_variable_and_camera(
@@ -482,6 +492,31 @@ def test_a_camera_that_the_calibration_lacks_is_named(tmp_path: Path) -> None:
         converted(tmp_path, tmp_path / "s.zarr")
     store, _ = converted(tmp_path, tmp_path / "2.zarr", options={"cameras": "0"})
     assert len(store) == 2
+
+
+def test_a_camera_that_is_calibrated_twice_is_named(tmp_path: Path) -> None:
+    write_train(tmp_path)
+    write_calibration(tmp_path / "S1" / "Seq1" / "camera.calibration", [0, 1, 2, 2])
+    with pytest.raises(DataError, match="camera 2: expected one block, found a second one"):
+        converted(tmp_path, tmp_path / "s.zarr")
+
+
+def test_damaged_videos_cost_their_frames_and_say_so(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_train(raw, videos={0: 4})
+    (raw / "S1/Seq1/imageSequence/video_1.avi").write_bytes(b"no video" * 100)
+    options = {"cameras": "0,1", "stride": "3"}
+    store, report = converted(raw, tmp_path / "s.zarr", pictures="original", options=options)
+    assert [(name, frame) for _, name, frame in rows_of(store)] == [
+        ("S1/Seq1/video_0", 0),
+        ("S1/Seq1/video_0", 3),
+    ]
+    # Two frames beyond the end of the one, four of the other.
+    assert report.rejected == {"missing_picture": 6}
+    assert report.records == report.instances + sum(report.filtered.values()) + 6
+    assert report.rejects_file is not None
+    said = Path(report.rejects_file).read_text()
+    assert "video_1.avi cannot be opened: it is damaged or empty" in said
 
 
 def test_damaged_files_are_named_and_the_same_command_resumes(tmp_path: Path) -> None:
@@ -539,6 +574,32 @@ def test_the_store_passes_every_check(tmp_path: Path) -> None:
     failed = {check.name for check in found if check.verdict == "failed"}
     assert failed <= {"bone_lengths", "sides_3d"}
     assert next(c for c in found if c.name == "reprojection").passed
+    summary = inspection.summarise(store)
+    assert summary["residuals"]["reprojection_error"]["people"] == len(store)
+    assert summary["residuals"]["reprojection_error"]["95%"] < 0.01
+    assert any("not on the disk" in note for note in summary["notes"])
+
+
+def scaled_calibration(raw: Path) -> None:
+    """Extrinsics of another camera: not those the joints were seen with."""
+    write_train(raw)
+    file = raw / "S1" / "Seq1" / "camera.calibration"
+    text = file.read_text()
+    for camera in range(14):
+        old, new = (intrinsics_of(c)[0, 2] for c in (camera, camera + 14))
+        text = text.replace(f" {float(old)!r} ", f" {float(new) + 200!r} ")
+    file.write_text(text)
+
+
+def test_another_calibration_is_noticed_at_conversion_and_by_inspect(tmp_path: Path) -> None:
+    from humandata import inspection
+
+    scaled_calibration(tmp_path)
+    store, report = converted(tmp_path, tmp_path / "s.zarr")
+    assert any("do annotations and calibration belong to one sequence" in n for n in report.notes)
+    assert (store.instances["reprojection_error"][:] > 100).all()
+    check = next(c for c in inspection.verify(store) if c.name == "reprojection")
+    assert check.verdict == "failed"
 
 
 # Real fragments --------------------------------------------------------------------------------
