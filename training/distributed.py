@@ -4,7 +4,8 @@
 
 Every process draws its own part of each epoch (`humandata.training.sampling`) and sees
 ``batch_size`` samples a step; gradients are averaged. Batch norm takes the statistics of a
-process's own batch, and the running ones are those of process 0, which alone writes.
+process's own batch, and the running ones are those of process 0, which alone writes; with
+``sync_norm``, as hmr-benchmarks trains, it takes those of all processes (`synchronised`).
 """
 
 from __future__ import annotations
@@ -72,6 +73,22 @@ class Ranks:
             return network
         wrapped: nn.Module = nn.parallel.DistributedDataParallel(network)
         return wrapped
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """The network with batch norm over the samples of all processes, on GPUs.
+
+    Layers that are in evaluation mode, because a backbone keeps their statistics, stay as they are,
+    and so do the names of all tensors.
+    """
+    from timm.layers import convert_sync_batchnorm
+
+    kind = nn.modules.batchnorm._BatchNorm
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, kind) and child.training:
+                setattr(module, name, convert_sync_batchnorm(child))
+    return network
 
 
 def ranks() -> Ranks:

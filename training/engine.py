@@ -122,6 +122,8 @@ def _train(
         _write_run(out, recipe, stores, body, device, here, prior)
 
     network.train()
+    if recipe.sync_norm and here.world_size > 1 and device.type == "cuda":
+        network = distributed.synchronised(network)
     trained = here.together(network)
     saved = first
     with (

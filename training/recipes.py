@@ -115,6 +115,7 @@ class Recipe:
     decay_epochs: tuple[_AtLeastOne, ...] = ()
     decay_factor: Annotated[float, Meta(gt=0, le=1)] = 0.1
     clip_gradient: _Weight = 0.0
+    sync_norm: bool = False
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.5
 
     seed: _Count = 0

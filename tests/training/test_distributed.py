@@ -133,6 +133,37 @@ def test_the_discriminator_takes_the_step_of_the_mean_gradient_of_two_processes(
         torch.testing.assert_close(ours[clear], values.detach()[clear], atol=1e-6, rtol=1e-4)
 
 
+def test_batch_norm_is_synchronised_where_it_is_trained_and_nowhere_else() -> None:
+    """Needs no GPU: which layers change, and that nothing else does."""
+    from timm.layers import BatchNormAct2d
+
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4, eps=1e-3, momentum=0.01),
+        torch.nn.Sequential(BatchNormAct2d(4), torch.nn.BatchNorm2d(4)),
+    )  # fmt: skip
+    network.train()
+    network[2][1].eval()  # as a backbone keeps it
+    network[1].running_mean.normal_()
+    before = {name: values.clone() for name, values in network.state_dict().items()}
+    parameters = list(network.parameters())
+    pictures = torch.randn(2, 3, 8, 8)
+    expected = network.eval()(pictures)
+    network[:2].train(), network[2][0].train()
+
+    changed = distributed.synchronised(network)
+
+    assert isinstance(changed[1], torch.nn.SyncBatchNorm)
+    assert (changed[1].eps, changed[1].momentum) == (1e-3, 0.01)
+    assert isinstance(changed[2][0], torch.nn.SyncBatchNorm)
+    assert type(changed[2][1]) is torch.nn.BatchNorm2d
+    assert changed.state_dict().keys() == before.keys()
+    assert all(torch.equal(before[name], values) for name, values in changed.state_dict().items())
+    pairs = zip(parameters, changed.parameters(), strict=True)
+    assert all(one is other for one, other in pairs), "the optimiser holds the same parameters"
+    changed.eval()
+    torch.testing.assert_close(changed(pictures), expected)
+
+
 def test_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)

@@ -63,6 +63,7 @@ def test_a_recipe_says_what_the_configuration_it_names_says(name: str) -> None:
     assert (recipe.epochs, recipe.batch_size) == (published["epochs"], published["batch"])
     assert recipe.epoch_length == published["num_data"]
     assert recipe.precision == "float32"
+    assert recipe.sync_norm == (published["norm"] == "SyncBN")
 
     assert named.prior == published["disc"]
     if named.prior:
