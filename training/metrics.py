@@ -53,6 +53,7 @@ __all__ = [
     "auc_shares",
     "bootstrap_interval",
     "head_hits",
+    "head_sizes",
     "joint_errors",
     "joint_means",
     "mpjpe",
@@ -200,12 +201,9 @@ def pckh(
         Shapes differ, or a value that counts is not finite.
     """
     predicted, true = as_pair(pred, gt, 2)
-    usable = _mask(mask, *predicted.shape[:2])
-    ends = np.asarray(true[:, head], np.float64)
-    known = np.asarray(np.isfinite(ends).all(axis=(1, 2)))
-    usable = usable & known[:, None]
-    size = threshold * lengths(np.where(known[:, None], ends[:, 0] - ends[:, 1], 0))
-    return _mean_of_joints(head_hits(predicted, true, size, usable), usable)
+    sizes = threshold * head_sizes(true, head)
+    usable = _mask(mask, *predicted.shape[:2]) & np.isfinite(sizes)[:, None]
+    return _mean_of_joints(head_hits(predicted, true, sizes, usable), usable)
 
 
 def pck2d(
@@ -219,6 +217,14 @@ def pck2d(
     usable = _mask(mask, *predicted.shape[:2])
     size = np.full(len(predicted), float(threshold))
     return _mean_of_joints(head_hits(predicted, true, size, usable), usable)
+
+
+def head_sizes(gt: Array, head: tuple[int, int] = (12, 13)) -> Float64:
+    """Length (N,) from neck to top of the head of 2D joints (N, K, 2); NaN where not known."""
+    ends = np.asarray(gt[:, head], np.float64)
+    known = np.isfinite(ends).all(axis=(1, 2))
+    sizes = lengths(np.where(known[:, None], ends[:, 0] - ends[:, 1], 0))
+    return np.where(known, sizes, np.nan)
 
 
 def head_hits(pred: Array, gt: Array, sizes: Float64, mask: Bool) -> Float64:

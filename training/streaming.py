@@ -16,7 +16,8 @@
 What is kept is a few numbers per joint and sequence, and the last two frames of every sequence
 where the acceleration error is asked for. Any split into batches gives the figures of the functions
 of `humandata.training.metrics` on the whole set, up to the rounding of a sum. Vertices are joints
-too: PVE is ``mpjpe`` of a stream of meshes, PA-PVE ``pa_mpjpe``.
+too: PVE is ``mpjpe`` of a stream of meshes, PA-PVE ``pa_mpjpe``. ``pckh`` and ``pck2d`` are of 2D
+points, in a stream of their own.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from humandata.training.alignment import (
     scale_align,
     similarity_errors,
 )
-from humandata.training.metrics import auc_shares, joint_errors
+from humandata.training.metrics import auc_shares, head_hits, head_sizes, joint_errors
 
 METRICS: Mapping[str, tuple[str, str]] = {
     "mpjpe": ("", "distance"),
@@ -56,6 +57,9 @@ METRICS: Mapping[str, tuple[str, str]] = {
 
 3DPCK and AUC are in percent, acceleration errors in the unit of the input per squared frame."""
 
+METRICS_2D = ("pckh", "pck2d")
+"""What a stream of 2D points can add up, in percent: means of the means of the joints."""
+
 
 @dataclass(frozen=True, eq=False)
 class Summary:
@@ -64,7 +68,8 @@ class Summary:
     Attributes
     ----------
     figures : dict of str to float
-        Metric -> mean over all joints that count; NaN where none did.
+        Metric -> mean over all joints that count; NaN where none did. Of 2D metrics the mean of
+        ``joints``.
     joints : dict of str to float64 ndarray, shape (K,)
         Metric -> mean of each joint; NaN for joints that never counted.
     sequences : dict
@@ -100,33 +105,46 @@ class Stream:
     Parameters
     ----------
     metrics : sequence of str
-        Of `METRICS`.
+        Of `METRICS`, or of `METRICS_2D`.
     threshold : float
-        Of 3DPCK, and the largest of AUC, in the unit of the input.
+        Of 3DPCK and 2D PCK, and the largest of AUC, in the unit of the input.
     pa_joints : {"counted", "all"}
         Joints that the similarity is fitted to: those that count, or all of them as in mmhuman3d,
         where the mask leaves joints out of the mean only. All must then be known.
+    heads : float
+        Threshold of PCKh, in heads.
+    head : tuple of int
+        Neck and top of the head, for PCKh.
 
     Raises
     ------
     HumandataError
-        A metric is unknown.
+        A metric is unknown, or metrics of 2D and of 3D points are mixed.
     """
 
     metrics: Sequence[str] = ("mpjpe", "pa_mpjpe")
     threshold: float = 0.150
     pa_joints: Literal["counted", "all"] = "counted"
+    heads: float = 0.5
+    head: tuple[int, int] = (12, 13)
     _sums: dict[Hashable, _Sums] = field(default_factory=dict, init=False, repr=False)
     _joints: int | None = field(default=None, init=False, repr=False)
     _samples: int = field(default=0, init=False, repr=False)
     _left_out: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.metrics if name not in METRICS]
+        known = METRICS_2D if self._flat else tuple(METRICS)
+        unknown = [name for name in self.metrics if name not in known]
         if unknown or not self.metrics:
             raise HumandataError(
-                f"a stream adds up {', '.join(METRICS)}, and not {', '.join(unknown) or 'nothing'}"
+                f"a stream adds up {', '.join(METRICS)}, or {', '.join(METRICS_2D)} of 2D points, "
+                f"and not {', '.join(unknown) or 'nothing'}" + (" besides" if self._flat else "")
             )
+
+    @property
+    def _flat(self) -> bool:
+        """Whether the points are 2D."""
+        return any(name in METRICS_2D for name in self.metrics)
 
     def add(
         self,
@@ -140,7 +158,7 @@ class Stream:
         Parameters
         ----------
         pred, gt : array_like, shape (N, K, 3)
-            Root-relative where the protocol says so.
+            Root-relative where the protocol says so. (N, K, 2) of 2D metrics.
         mask : array_like of bool, shape (N, K) or (N, 1), optional
             Joints that count.
         sequences : sequence of N, optional
@@ -153,20 +171,24 @@ class Stream:
             Shapes differ from each other or from earlier batches, or a value is not finite (masked
             ground truth excepted). Nothing of the batch is added then.
         """
-        predicted, true = as_pair(pred, gt)
+        predicted, true = as_pair(pred, gt, 2 if self._flat else 3)
         samples, joints = predicted.shape[:2]
         if self._joints not in (None, joints):
             raise HumandataError(f"this stream adds up {self._joints} joints, found {joints}")
         given = as_mask(mask, samples, joints)
-        if given is not None and self.pa_joints == "counted":
-            true = np.where(given[..., None], true, 0)
-        require_finite(predicted, self._samples, "the prediction")
-        require_finite(true, self._samples, "the ground truth")
         usable = np.ones((samples, joints), bool) if given is None else given
         names = [None] * samples if sequences is None else list(sequences)
         if len(names) != samples:
             raise HumandataError(f"{samples} samples and {len(names)} names of sequences")
-        values = self._values(predicted, true, given)
+        require_finite(predicted, self._samples, "the prediction")
+        if self._flat:
+            values = self._values_2d(predicted, true, usable)
+        else:
+            if given is not None and self.pa_joints == "counted":
+                true = np.where(given[..., None], true, 0)
+            require_finite(true, self._samples, "the ground truth")
+            errors = self._values(predicted, true, given)
+            values = {name: (found, usable) for name, found in errors.items()}
 
         self._joints = joints
         self._samples += samples
@@ -176,13 +198,12 @@ class Stream:
             rows_of.setdefault(name, []).append(row)
         for name, rows in rows_of.items():
             sums = self._sums.get(name) or self._new(name, joints)
-            counting = usable[rows]
-            for metric, errors in values.items():
-                sums.totals[metric] += errors[rows].sum(axis=0, where=counting)
-                sums.counts[metric] += counting.sum(axis=0)
+            for metric, (found, counts) in values.items():
+                sums.totals[metric] += found[rows].sum(axis=0, where=counts[rows])
+                sums.counts[metric] += counts[rows].sum(axis=0)
             if "acceleration" in self.metrics:
                 difference = predicted[rows].astype(np.float64) - true[rows]
-                _add_acceleration(sums, difference, counting)
+                _add_acceleration(sums, difference, usable[rows])
 
     def result(self) -> Summary:
         """All figures of what was added so far; more may be added afterwards."""
@@ -192,12 +213,12 @@ class Stream:
         for metric in self.metrics:
             total = sum((sums.totals[metric] for sums in everything), np.zeros(joints))
             count = sum((sums.counts[metric] for sums in everything), np.zeros(joints))
-            figures[metric] = _ratio(total.sum(), count.sum())
+            figures[metric] = self._figure(total, count)
             some = count > 0
             by_joint[metric] = np.where(some, total / np.where(some, count, 1), np.nan)
         sequences = {
             name: {
-                metric: _ratio(sums.totals[metric].sum(), sums.counts[metric].sum())
+                metric: self._figure(sums.totals[metric], sums.counts[metric])
                 for metric in self.metrics
             }
             for name, sums in self._sums.items()
@@ -218,6 +239,26 @@ class Stream:
                 errors[alignment] = self._errors(alignment, predicted, true, given)
             values[metric] = self._scored(figure, errors[alignment])
         return values
+
+    def _values_2d(
+        self, predicted: Array, true: Array, usable: Bool
+    ) -> dict[str, tuple[Float64, Bool]]:
+        """Hits (N, K) in percent of every metric of 2D points, and which of them count."""
+        values = {}
+        for metric in self.metrics:
+            sizes = np.full(len(true), float(self.threshold))
+            if metric == "pckh":
+                sizes = self.heads * head_sizes(true, self.head)
+            counts = usable & np.isfinite(sizes)[:, None]
+            values[metric] = 100 * head_hits(predicted, true, sizes, counts), counts
+        return values
+
+    def _figure(self, total: Float64, count: Float64) -> float:
+        """One figure of the sums (K,) of the joints."""
+        if not self._flat:
+            return _ratio(total.sum(), count.sum())
+        some = count > 0
+        return _ratio((total[some] / count[some]).sum(), some.sum())
 
     def _errors(self, alignment: str, predicted: Array, true: Array, given: Bool | None) -> Float64:
         if alignment == "similarity":

@@ -150,6 +150,40 @@ def test_masked_ground_truth_may_be_anything() -> None:
     assert stream.result().figures == other.result().figures
 
 
+@given(st.lists(st.integers(0, 40), max_size=4))
+def test_2d_figures_of_any_split_are_those_of_the_whole(cuts: list[int]) -> None:
+    """Means of joint means, which do not pool: batches must not be averaged."""
+    pred, gt, mask = (values[..., :2] if values.ndim == 3 else values for values in walk())
+    gt = gt.copy()
+    gt[3, 13] = np.nan  # a head that is not known
+    mask[3, 13] = False
+    names = np.repeat(["b", "a"], 20)
+    stream = Stream(["pckh", "pck2d"], threshold=0.1)
+    for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), 40], strict=True):
+        rows = slice(start, stop)
+        stream.add(pred[rows], gt[rows], mask[rows], list(names[rows]))
+    summary = stream.result()
+    assert summary.figures["pckh"] == pytest.approx(metrics.pckh(pred, gt, mask), rel=1e-12)
+    assert summary.figures["pck2d"] == pytest.approx(
+        metrics.pck2d(pred, gt, mask, threshold=0.1), rel=1e-12
+    )
+    for name in ("a", "b"):
+        mine = names == name
+        expected = metrics.pckh(pred[mine], gt[mine], mask[mine])
+        assert summary.sequences[name]["pckh"] == pytest.approx(expected, rel=1e-12)
+    heads = 0.5 * np.linalg.norm(gt[:, 12] - gt[:, 13], axis=-1)
+    right = np.linalg.norm(pred[:, 4] - gt[:, 4], axis=-1) <= heads
+    counted = mask[:, 4] & np.isfinite(heads)
+    assert summary.joints["pckh"][4] == pytest.approx(100 * right[counted].mean())
+
+
+def test_metrics_of_2d_and_3d_points_need_streams_of_their_own() -> None:
+    with pytest.raises(HumandataError, match="and not mpjpe besides"):
+        Stream(["pckh", "mpjpe"])
+    with pytest.raises(HumandataError, match=r"shape \(N, K, 2\)"):
+        Stream(["pckh"]).add(*walk()[:2])
+
+
 def test_an_unknown_metric_is_named() -> None:
     with pytest.raises(HumandataError, match="mpjpe.*and not pve"):
         Stream(["mpjpe", "pve"])
