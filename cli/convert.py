@@ -161,6 +161,11 @@ def _print_report(report: Report) -> None:
     if report.crops or report.without_crop:
         rows += [("crops", f"{report.crops:,}"), ("  no box to crop", f"{report.without_crop:,}")]
     click.echo(table(rows))
+    if report.records and not report.instances:
+        click.echo(
+            f"nobody was written: 'humandata convert {report.dataset} --check RAW' says what is "
+            "missing"
+        )
     if report.rejects_file is not None:
         click.echo(f"rejected records are listed in {report.rejects_file}")
     for note in report.notes:

@@ -12,7 +12,7 @@ What is decided here:
   Their origin is ``pelvis`` where slot 14 is zero in every row that has it, else unknown, unless
   ``--option keypoints3d_root`` says.
 * **Boxes** are the squares around ``center`` with the side 200 ``scale``, which holds a factor of
-  1.2 (0.9 in Human3.6M's files; ``--option bbox_factor``).
+  1.2 (0.9 in Human3.6M's files, 1.25 in SPIN's of MPII; ``--option bbox_factor``).
 * **Bodies** ``pose`` and ``shape`` are valid where ``has_smpl`` is 1, everywhere without that key.
   ``--option fits=FILE`` adds SPIN's fits, row by row, to people who have none of their own:
   ``NAME_fits.npy`` (72 numbers of pose, 10 of shape; a pose of zeros is no fit) or an ``.npz`` of
@@ -70,7 +70,9 @@ INFO = DatasetInfo(
             "where S has its origin; default: pelvis where that is zero, else unknown",
             ("absolute", "pelvis", "unknown"),
         ),
-        Option("bbox_factor", "how much the boxes were enlarged; default: 1.2, h36m 0.9"),
+        Option(
+            "bbox_factor", "how much the boxes were enlarged; default: 1.2, h36m 0.9, mpii 1.25"
+        ),
         Option(
             "outside",
             "lsp files: joints outside of the picture are unlabelled, or kept",
@@ -83,7 +85,9 @@ INFO = DatasetInfo(
 PARTS = {"openpose": 25, "part": 24}
 PELVIS = 14
 """Of the 24 joints, the one that is subtracted where S is relative to the pelvis."""
-BBOX_FACTOR, H36M_FACTOR = 1.2, 0.9
+BBOX_FACTOR = 1.2
+BBOX_FACTORS = {"h36m": 0.9, "mpii_train": 1.25}
+"""By words in the names of files. EFT's files of MPII are called otherwise, and hold their own."""
 SOURCE_WORDS = {
     "eft": "eft", "cliff": "cliff", "h36m": "mosh", "mpi_inf_3dhp": "spin", "3dpw": "release",
     "pw3d": "release", "surreal": "release",
@@ -160,7 +164,9 @@ def read(unit: Unit) -> Columns:
 
 def _rule(unit: Unit) -> dict[str, Any]:
     given = unit.detail.get("bbox_factor")
-    usual = H36M_FACTOR if "h36m" in unit.files[0].stem.lower() else BBOX_FACTOR
+    name = unit.files[0].stem.lower()
+    known = {word: factor for word, factor in BBOX_FACTORS.items() if word in name}
+    usual = BBOX_FACTOR if "eft" in name else next(iter(known.values()), BBOX_FACTOR)
     try:
         factor = float(given or usual)
     except ValueError as error:

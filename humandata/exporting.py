@@ -3,7 +3,8 @@
 Pictures stay where they are: the formats hold paths. Joints are mapped by name
 (:mod:`humandata.keypoints`), near joints stand in for missing ones only when asked for. Boxes carry
 the factor that the format's readers expect, and no other: HumanData's are written as they are,
-with the factor beside them; SPIN's are squares that hold 1.2; COCO's are tight. Whatever the store
+with the factor beside them; SPIN's are squares that hold 1.2, or what its own files of MPII and of
+Human3.6M hold; COCO's are tight. Pictures of COCO keep its ids. Whatever the store
 has and the format cannot hold is listed in the report, with the reason.
 
 Sources: open-mmlab/mmhuman3d, docs/human_data.md; nkolot/SPIN, datasets/base_dataset.py;
@@ -13,6 +14,7 @@ https://cocodataset.org/#format-data.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +36,10 @@ Array = NDArray[Any]
 
 NO_PLACE = "the format has no place for it"
 SPIN_FACTOR = 1.2
+SPIN_FACTORS = (0.9, 1.2, 1.25)
+"""What boxes of SPIN's own files hold: of silhouettes (Human3.6M), of joints, of MPII."""
+COCO_NAME = re.compile(r"(?:^|/)(?:COCO_[a-z0-9]+_)?(\d{12})\.jpg$")
+"""Pictures of COCO, which are called by their ids."""
 # What the rows and the pictures are found by needs no place in a file of paths.
 _STRUCTURE = {
     "images": {"id", "pack", "offset", "length", "crc32c", "tile_width", "tile_count"},
@@ -165,8 +171,7 @@ def _write_spin(job: Job, file: Path) -> int:
     usable = boxes[:, 4] > 0
     if not usable.all():
         job.left_out["people without a box"] = f"{int((~usable).sum()):,}: SPIN cuts around the box"
-    # Factors below 1 are SPIN's own rule for boxes of silhouettes (Human3.6M): they stay.
-    larger = SPIN_FACTOR / factor if factor >= 1 else 1.0
+    larger = 1.0 if np.isclose(factor, SPIN_FACTORS).any() else SPIN_FACTOR / factor
     if not np.isclose(larger, 1):
         job.notes.append(f"boxes went from a factor of {factor:g} to SPIN's {SPIN_FACTOR:g}")
     if (boxes[usable, 2] != boxes[usable, 3]).any():
@@ -181,6 +186,10 @@ def _write_spin(job: Job, file: Path) -> int:
         data["openpose"], _ = job.joints("keypoints2d", "openpose_25")
     if job.has("keypoints3d"):
         data["S"], _ = job.joints("keypoints3d", "smpl_24")
+        if job.says("keypoints3d", "root") == "absolute":
+            job.notes.append(
+                "S keeps its place before the camera: SPIN subtracts the pelvis itself"
+            )
     if job.has("smpl/valid"):
         _put_spin_bodies(job, data)
     npz_writing.write_npz(file, {key: values[usable] for key, values in data.items()})
@@ -232,8 +241,10 @@ def _write_coco(job: Job, file: Path) -> int:
     ids = source if numbered else np.arange(1, len(points) + 1)
     if not numbered:
         job.left_out["instances/source_id"] = "not unique numbers from 1: annotations count rows"
+    paths = job.images("path")
+    numbers = _picture_ids(paths)
     annotations = zip(
-        ids.tolist(), (job.picture() + 1).tolist(), crowd.astype(int).tolist(),
+        ids.tolist(), [numbers[row] for row in job.picture().tolist()], crowd.astype(int).tolist(),
         _rounded(area), _rounded(tight), seen.astype(bool).sum(axis=1).tolist(),
         _rounded(values.reshape(len(points), 3 * values.shape[1])), strict=True,
     )  # fmt: skip
@@ -242,12 +253,10 @@ def _write_coco(job: Job, file: Path) -> int:
         "info": {"description": f"{job.store.dataset} {job.store.split}".strip()},
         "licenses": [],
         "images": [
-            {"id": row + 1, "file_name": path, "width": width, "height": height}
-            for row, (path, width, height) in enumerate(
-                zip(
-                    job.images("path"), job.images("width").tolist(),
-                    job.images("height").tolist(), strict=True,
-                )
+            {"id": number, "file_name": path, "width": width, "height": height}
+            for number, path, width, height in zip(
+                numbers, paths, job.images("width").tolist(), job.images("height").tolist(),
+                strict=True,
             )
         ],
         "annotations": [
@@ -257,6 +266,14 @@ def _write_coco(job: Job, file: Path) -> int:
     }  # fmt: skip
     file.write_bytes(msgspec.json.encode(document))
     return len(points)
+
+
+def _picture_ids(paths: list[str]) -> list[int]:
+    """COCO's own ids where all pictures are COCO's, for its evaluation; else numbers of rows."""
+    found = [COCO_NAME.search(path) for path in paths]
+    numbers = [int(match[1]) for match in found if match]
+    whole = len(numbers) == len(paths) and len(set(numbers)) == len(numbers)
+    return numbers if whole else list(range(1, len(paths) + 1))
 
 
 def _visibility(job: Job, labelled: NDArray[np.bool_]) -> NDArray[np.uint8]:

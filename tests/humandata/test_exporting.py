@@ -10,7 +10,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import humandata_release
+import mpii_release
 import numpy as np
 import pytest
 import spin_release
@@ -279,6 +281,46 @@ def test_spin_boxes_are_squares_that_hold_its_factor(tmp_path: Path) -> None:
     assert any("squares" in note for note in made.notes)
 
 
+def test_boxes_of_mpii_leave_as_spins_own_file_has_them(tmp_path: Path) -> None:
+    """SPIN's datasets/preprocess/mpii.py copies centre and scale from the list train.h5."""
+    listed = mpii_release.write_h5(tmp_path / "raw", mpii_release.release())
+    options = {"filter": "mmhuman3d"}
+    convert("mpii", tmp_path / "raw", tmp_path / "s.zarr", workers=1, pictures="none",
+            options=options)  # fmt: skip
+    made = export(humandata.open(tmp_path / "s.zarr"), tmp_path / "mpii_train.npz", "spin")
+    with h5py.File(listed) as raw, np.load(tmp_path / "mpii_train.npz") as npz:
+        whole = (raw["part"][:] > 0).all(axis=(1, 2))  # SPIN's rule
+        names = [f"images/{name.decode()}" for name in raw["imgname"][whole]]
+        assert npz["imgname"].tolist() == names
+        assert_allclose(npz["center"], raw["center"][whole], rtol=1e-6)
+        assert_allclose(npz["scale"], raw["scale"][whole], rtol=1e-6)
+        # Slots of SPIN's 24 that its script fills from MPII's 16, in their order.
+        assert_allclose(npz["part"][:, [0, 1, 2, 3, 4, 5, 14, 15, 12, 13, 6, 7, 8, 9, 10, 11], :2],
+                        raw["part"][whole])  # fmt: skip
+    assert not any("factor" in note for note in made.notes)
+    again = back(tmp_path / "mpii_train.npz", "spin")
+    assert again.instances["bbox_xywh"].attributes["factor"] == 1.25
+
+
+def test_spins_loader_reads_the_file(tmp_path: Path) -> None:
+    """What BaseDataset.__init__ of SPIN does with a file, step by step, without a pickle."""
+    store = make(tmp_path / "s.zarr")
+    made = export(store, tmp_path / "mine_train.npz", "spin")
+    data = np.load(tmp_path / "mine_train.npz")
+    assert all(isinstance(name, str) for name in data["imgname"])
+    assert data["scale"].shape[0] == len(data["center"]) == COUNT
+    pose, betas = data["pose"].astype(float), data["shape"].astype(float)
+    assert (pose.shape, betas.shape) == ((COUNT, 72), (COUNT, 10))
+    assert_array_equal(data["has_smpl"], store.instances["smpl/valid"][:])
+    points = np.concatenate([data["openpose"], data["part"]], axis=1)
+    assert points.shape == (COUNT, 49, 3)
+    assert data["S"].shape == (COUNT, 24, 4)
+    genders = [0 if str(g) == "m" else 1 for g in data["gender"]]
+    assert genders == [0, 1, 0, 1, 1]
+    # 3D joints before the camera stay there: the loss subtracts the hips' middle on both sides.
+    assert any("subtracts the pelvis" in note for note in made.notes)
+
+
 def test_a_sequence_of_3dpw_leaves_as_a_spin_file_with_its_bodies(tmp_path: Path) -> None:
     write_pw3d(tmp_path / "raw", name="walk_00", frames=4, size=(108, 192))
     convert("pw3d", tmp_path / "raw", tmp_path / "s.zarr", workers=1)
@@ -307,6 +349,11 @@ def test_coco_gives_every_value_back_and_pycocotools_reads_it(tmp_path: Path) ->
     )  # fmt: skip
     assert second.images["path"][0].endswith(first.images["path"][0])
     assert set(made.left_out) == {"pictures"}
+    # COCO's evaluation joins detections by the ids of pictures.
+    raw = json.loads((tmp_path / "raw/annotations/person_keypoints_train2017.json").read_text())
+    ids = {image["file_name"]: image["id"] for image in raw["images"]}
+    for image in json.loads(file.read_text())["images"]:
+        assert image["id"] == ids[Path(image["file_name"]).name]
     assert average_precision(file) == pytest.approx(1)
 
 
