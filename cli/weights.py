@@ -43,9 +43,9 @@ def weights() -> None:
 def import_(file: Path, out: Path | None, model: str | None, as_json: bool) -> None:
     """Recognise a checkpoint by its names and shapes, and write it for eval and train --init.
 
-    Known are HMR, SPIN and CLIFF as mmhuman3d, hmr-benchmarks, SPIN, CLIFF and Meta-HMR publish
-    them, and backbones of torchvision, timm, mmcls, mmpose and HRNet. Without --out the file is
-    only looked at. No code inside of the file is run. Exit status 1 when it is not, or not all of,
+    Known are HMR, SPIN and CLIFF as mmhuman3d, hmr-benchmarks, SPIN and CLIFF publish them, and
+    backbones of torchvision, timm, mmcls, mmpose and HRNet. Without --out the file is only looked
+    at. No code inside of the file is run. Exit status 1 when it is not, or not all of,
     a network that is known; the table says what differs.
     """
     from humandata.cli.console import need_torch, print_json
@@ -67,6 +67,7 @@ def import_(file: Path, out: Path | None, model: str | None, as_json: bool) -> N
 
 def _print(found: Recognised) -> None:
     from humandata.cli.console import table
+    from humandata.training.weights import ALGORITHMS
 
     read = f"read by {found.reader}" + (f", inside of {found.wrapper}" if found.wrapper else "")
     click.echo(f"{found.file.name}: {found.description} ({read})")
@@ -74,7 +75,7 @@ def _print(found: Recognised) -> None:
     rows: list[tuple[object, ...]] = []
     for row in found.rows:
         rows.append((row.status, row.part, row.count, row.why))
-        if row.wrong:
+        if row.wrong and not found.other:
             rows += [("", f"  {name}", "", "") for name in row.names[:3]]
             if row.count > 3:
                 rows.append(("", f"  and {row.count - 3} more", "", ""))
@@ -82,12 +83,15 @@ def _print(found: Recognised) -> None:
     click.echo()
     if not found.complete:
         click.secho("not imported: ", fg="red", nl=False)
-        if found.backbone is None:
+        alone = f"; --as {found.trunk} takes the backbone alone" if found.trunk else ""
+        if found.other:
+            why = f": {found.other.why}" if found.other.why else ""
+            listed = ", ".join(ALGORITHMS)
+            click.echo(f"{found.other.name} is not among the algorithms here, {listed}{why}{alone}")
+        elif found.backbone is None:
             click.echo("no network that is known here; --as MODEL compares with one")
         else:
-            click.echo(
-                f"a network needs all its tensors; --as {found.backbone} takes the backbone alone"
-            )
+            click.echo(f"a network needs all its tensors{alone}")
     elif found.algorithm is None:
         click.echo(f"for: humandata train --backbone {found.backbone} --init FILE.safetensors")
     else:

@@ -8,7 +8,8 @@ name                                      difference to timm's network
 ========================================  ====================================================
 ``resnext101_32x8d_hmrbench``             training: batch norm keeps its statistics and its
                                           weights, stem and first stage are frozen
-``tf_efficientnet_b5_hmrbench``           training: momentum 0.01 of batch norm, drop-path 0.2
+``tf_efficientnet_b5_hmrbench``           training: momentum 0.01 of batch norm, drop-path that
+                                          reaches 0.2 at the last block
 ``hrnet_w32_hmrbench``                    the four last maps, upsampled by convolutions and joined
                                           to 480 x 56 x 56, regrouped into 2048 features;
                                           training: batch norm keeps its statistics
@@ -18,8 +19,10 @@ name                                      difference to timm's network
                                           normalised, upsampled and joined to 1440 x 56 x 56,
                                           regrouped into 2048; training: drop-path 0.2
 ``twins_pcpvt_base_hmrbench``             eps 1e-6 of the norms of spatial reduction;
-                                          training: drop-path 0.3
-``twins_svt_base_hmrbench``               eps 1e-5 of all norms; training: drop-path 0.3
+                                          training: drop-path 0.3, drawn twice for each branch
+``twins_svt_base_hmrbench``               eps 1e-5 of all norms; maps that windows of 7 do not
+                                          fill (crops other than 224) are masked; training:
+                                          drop-path 0.3, drawn twice but for attention in windows
 ========================================  ====================================================
 
 ResNet-50, -101 and -152 and HRNet-W48 (CLIFF's) need no variant. *Regrouped* means that the head of
@@ -28,8 +31,7 @@ into 2048 pieces of equal length and averages each; what belongs to one position
 not kept together, but a published checkpoint works with nothing else, and only on crops of the size
 it was trained on (224).
 
-Not reproduced: the second drop-path that the reference's Twins apply around the blocks in training,
-and the synchronised statistics of batch norm over several GPUs.
+Not reproduced: the synchronised statistics of batch norm over several GPUs.
 
 Sources: ``mmhuman3d/models/backbones/*.py``, ``models/heads/hmr_hrnet_head.py`` and
 ``configs/backbones/*`` of smplbody/hmr-benchmarks.
@@ -37,6 +39,7 @@ Sources: ``mmhuman3d/models/backbones/*.py``, ``models/heads/hmr_hrnet_head.py``
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -180,13 +183,88 @@ def _set_eps(network: nn.Module, eps: float, ending: str = "") -> None:
 
 def _adapt_pcpvt(network: Any) -> None:
     _set_eps(network, 1e-6, "attn.norm")
+    _drop_twice(network)
 
 
 def _adapt_svt(network: Any) -> None:
     _set_eps(network, 1e-5)
+    for blocks in network.blocks:
+        for block in blocks[::2]:
+            block.attn = MaskedWindowAttention(block.attn)
+    _drop_twice(network)
+
+
+class MaskedWindowAttention(nn.Module):
+    """Attention within windows that tells what was padded from what is picture.
+
+    timm fills up the last windows with zeros, to which the picture attends too; the reference adds
+    -1000 to the scores between the two. It does so only where both sides of the map are padded:
+    its mask of no rows, ``mask[:, -0:]``, is one of all rows.
+
+    Parameters
+    ----------
+    attention : timm's ``LocallyGroupedAttn``
+        Gives its layers, which keep their names.
+    """
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.heads, self.window = int(attention.num_heads), int(attention.ws)
+        self.qkv, self.proj = attention.qkv, attention.proj
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens (B, H W, C) of a map of size (H, W), to as many."""
+        batch, _, channels = tokens.shape
+        height, width = size
+        below, right = -height % self.window, -width % self.window
+        maps = tokens.view(batch, height, width, channels)
+        windows = self._cut(nn.functional.pad(maps, (0, 0, 0, right, 0, below)))
+        qkv = self.qkv(windows)
+        # Three of (B, windows, heads, tokens, C / heads)
+        split = qkv.view(*qkv.shape[:-1], 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
+        mask = None
+        if below and right:
+            padded = torch.ones(1, height + below, width + right, 1, device=tokens.device)
+            padded[:, :height, :width] = 0
+            flags = self._cut(padded)[..., 0]
+            apart = flags[:, :, :, None] != flags[:, :, None, :]
+            mask = (apart * -1000.0)[:, :, None].to(qkv.dtype)
+        x = nn.functional.scaled_dot_product_attention(split[0], split[1], split[2], mask)
+        rows = (height + below) // self.window
+        x = x.transpose(2, 3).reshape(batch, rows, -1, self.window, self.window, channels)
+        x = x.transpose(2, 3).reshape(batch, height + below, width + right, channels)
+        result: Tensor = self.proj(x[:, :height, :width].reshape(batch, height * width, channels))
+        return result
+
+    def _cut(self, maps: Tensor) -> Tensor:
+        """Windows (B, n, window^2, C) of maps (B, H, W, C)."""
+        batch, _, width, channels = maps.shape
+        across = width // self.window
+        cut = maps.reshape(batch, -1, self.window, across, self.window, channels).transpose(2, 3)
+        return cut.reshape(batch, -1, self.window * self.window, channels)
+
+
+def _drop_twice(network: Any) -> None:
+    """Draw drop-path again inside of each branch, as the reference's Twins do.
+
+    Its attention over the whole map and its feed-forward part end in a drop-path, and the block
+    puts another around them; its attention within windows (SVT) has none of its own.
+    """
+    for blocks in network.blocks:
+        for block in blocks:
+            if isinstance(block.drop_path1, nn.Identity):
+                continue
+            if not isinstance(block.attn, MaskedWindowAttention):
+                block.drop_path1 = nn.Sequential(block.drop_path1, copy.deepcopy(block.drop_path1))
+            block.drop_path2 = nn.Sequential(block.drop_path2, copy.deepcopy(block.drop_path2))
 
 
 def _adapt_efficientnet(network: Any) -> None:
+    blocks = [block for stage in network.blocks for block in stage]
+    for block in blocks:
+        # timm's rates rise to that of one block after the last, the reference's to the last's.
+        if (rate := getattr(block.drop_path, "drop_prob", 0.0)) > 0:
+            block.drop_path.drop_prob = rate * len(blocks) / (len(blocks) - 1)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.01

@@ -1,11 +1,6 @@
-"""Files of network weights: read without running what they hold, brought to timm's names.
+"""Weights of backbones and regressors: brought to timm's names, and loaded.
 
-PyTorch files are pickles. They are read by ``torch.load(weights_only=True)``; those that it
-refuses (training checkpoints often carry a configuration or a logger beside the weights) by an
-unpickler that builds tensors and plain containers only and puts an empty object in the place of
-everything else. No code of the file, and none it names, is run either way.
-
-Names: `to_timm` knows those of torchvision and timm (``layer1.0.conv1``), of mmcls, which
+`to_timm` knows the names of torchvision and timm (``layer1.0.conv1``), of mmcls, which
 hmr-benchmarks took over (``stages.0.blocks.0.attn.w_msa.qkv``), and of Microsoft's Swin. Sources:
 the state dicts of these projects; how timm's and mmcls' networks correspond was measured on equal
 weights (see ``tests/training/test_weights.py``).
@@ -13,206 +8,17 @@ weights (see ``tests/training/test_weights.py``).
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from humandata.errors import DataError
 from humandata.training.backbones import Backbone
-
-Tensors = dict[str, Tensor]
-
-WRAPPERS = (
-    "state_dict", "model", "model_state_dict", "net", "network", "params", "weights", "generator",
-)  # fmt: skip
-"""Keys under which training code puts a network's tensors."""
-
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What wrappers of a whole network put before every name."""
-
-TRUNKS = ("backbone.network.", "backbone.", "encoder.")
-"""What networks put before the names of their backbone."""
-
-
-@dataclass(frozen=True)
-class File:
-    """The tensors of a file.
-
-    Attributes
-    ----------
-    tensors : dict
-        By the names in the file, without what all of them start with.
-    reader : str
-        Who read it: ``safetensors``, ``weights_only`` or ``restricted``.
-    wrapper : str
-        What was taken off: ``state_dict``, ``model / module.``; empty for nothing.
-    metadata : dict
-        Of a safetensors file.
-    """
-
-    tensors: Tensors
-    reader: str
-    wrapper: str
-    metadata: Mapping[str, str]
-
-
-def read(path: Path) -> File:
-    """Read a file of weights.
-
-    Raises
-    ------
-    DataError
-        When there is none, when it is damaged, or when it holds no tensors.
-    """
-    if not path.is_file():
-        raise DataError(path, expected="a file of weights", found="no such file")
-    metadata: Mapping[str, str] = {}
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            reader = "safetensors"
-        else:
-            content, reader = _load(path)
-    except Exception as error:  # each reader has its own family of errors for a damaged file
-        raise DataError(
-            path,
-            expected=".safetensors, or a PyTorch file of tensors",
-            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
-        ) from error
-    removed: list[str] = []
-    tensors = _unwrap(content, removed)
-    if not tensors:
-        raise DataError(path, expected="tensors by name", found=f"none ({_kind(content)})")
-    tensors = _strip(tensors, removed)
-    return File(tensors, reader, " / ".join(removed), metadata)
-
-
-def _load(path: Path) -> tuple[Any, str]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True), "weights_only"
-    except (pickle.UnpicklingError, UnicodeDecodeError):
-        # The module is torch's way to choose an unpickler; `weights_only` is about its default one.
-        # Python 2 wrote arrays as text, which only Latin 1 can hold; names are ASCII.
-        content = torch.load(
-            path,
-            map_location="cpu",
-            weights_only=False,
-            pickle_module=_restricted_pickle(),
-            encoding="latin1",
-        )
-        return content, "restricted"
-
-
-class Ignored:
-    """What stands in a file for an object that is no tensor: empty, whatever is done to it."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
-
-    def __call__(self, *_: Any, **__: Any) -> Ignored:
-        return Ignored()
-
-    def __setitem__(self, _: Any, __: Any) -> None: ...
-
-    def append(self, _: Any) -> None: ...
-
-    def extend(self, _: Any) -> None: ...
-
-    def add(self, _: Any) -> None: ...
-
-    def update(self, *_: Any) -> None: ...
-
-
-_ALLOWED = {
-    ("collections", "OrderedDict"),
-    ("torch._utils", "_rebuild_tensor"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch.serialization", "_get_layout"),
-    ("torch", "Size"),
-    ("torch", "device"),
-}
-_DTYPES = {
-    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
-}  # fmt: skip
-_STORAGES = {
-    f"{kind}Storage"
-    for kind in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte",
-                 "Bool", "Untyped")
-}  # fmt: skip
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        storage = module in ("torch", "torch.cuda", "torch.storage") and name in _STORAGES
-        if (module, name) in _ALLOWED or storage or (module == "torch" and name in _DTYPES):
-            return super().find_class(module.replace("torch.cuda", "torch"), name)
-        return Ignored
-
-
-def _restricted_pickle() -> Any:
-    def load(file: Any, **options: Any) -> Any:
-        return _Unpickler(file, **options).load()
-
-    return SimpleNamespace(Unpickler=_Unpickler, load=load, __name__="humandata")
-
-
-def _unwrap(content: Any, removed: list[str]) -> Tensors:
-    if not isinstance(content, Mapping):
-        return {}
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    if tensors:
-        return tensors
-    inner = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-    if inner:
-        for key in inner:
-            deeper: list[str] = []
-            if tensors := _unwrap(content[key], deeper):
-                removed += [key, *deeper]
-                return tensors
-    # Parts of a network, each with a state dict of its own (GraphCMR): their names go before.
-    return {
-        f"{part}.{key}": tensor
-        for part, state in content.items()
-        if isinstance(state, Mapping) and "optim" not in str(part)
-        for key, tensor in state.items()
-        if isinstance(tensor, Tensor)
-    }
-
-
-def _strip(tensors: Tensors, removed: list[str]) -> Tensors:
-    """Take prefixes of wrappers off; names without them stay as they are."""
-    found = True
-    while found:
-        found = False
-        for prefix in PREFIXES:
-            inside = [key for key in tensors if key.startswith(prefix)]
-            # Lightning keeps the network beside losses and body models of the module.
-            known = any(key.startswith((*TRUNKS, "conv1.", "patch_embed")) for key in tensors)
-            if inside and (len(inside) == len(tensors) or not known):
-                tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-                removed.append(prefix)
-                found = True
-    return tensors
-
-
-def _kind(content: Any) -> str:
-    if isinstance(content, Mapping):
-        return "a mapping with " + ", ".join(map(str, list(content)[:5]))
-    return f"a {type(content).__name__}"
-
+from humandata.training.heads import HEAD, HMRHead
+from humandata.training.weight_files import TRUNKS, Tensors, read
 
 Rename = Callable[[str], str]
 
@@ -246,7 +52,7 @@ def to_timm(tensors: Mapping[str, Tensor]) -> tuple[Tensors, dict[str, str]]:
     result, origin = {}, {}
     for key, tensor in tensors.items():
         name = rename(key)
-        if swin and _MERGING.match(key):
+        if swin and _MERGING.match(key) and tensor.ndim and tensor.shape[-1] % 4 == 0:
             tensor = _reorder_merging(tensor)
         result[name], origin[name] = tensor, key
     return result, origin
@@ -370,11 +176,16 @@ _RESNETS = {
 }
 
 
+HRNETS = tuple(f"hrnet_w{width}" for width in (18, 30, 32, 40, 44, 48, 64))
+"""Those that timm has in this form."""
+
+
 def backbone_of(names: Tensors) -> str | None:
     """timm's name of the network that tensors (under timm's names) belong to."""
     branch = names.get("stage2.0.branches.0.0.conv1.weight")
-    if branch is not None:
-        return f"hrnet_w{branch.shape[0]}"
+    if branch is not None and branch.ndim == 4:
+        name = f"hrnet_w{branch.shape[0]}"
+        return name if name in HRNETS else None
     if "layer1.0.conv1.weight" in names and "layer4.0.conv1.weight" in names:
         return _resnet_of(names)
     patches = names.get("patch_embed.proj.weight")
@@ -385,7 +196,7 @@ def backbone_of(names: Tensors) -> str | None:
     if patches is not None and tuple(patches.shape) == (96, 3, 4, 4):
         return "swin_tiny_patch4_window7_224" if _blocks(names, "layers.2.blocks") == 6 else None
     position = names.get("pos_block.0.proj.0.weight")
-    if position is not None:
+    if position is not None and position.ndim == 4:
         known_twins = {
             (64, 18): "twins_pcpvt_base", (96, 18): "twins_svt_base",
             (64, 6): "twins_pcpvt_small", (64, 10): "twins_svt_small",
@@ -393,7 +204,7 @@ def backbone_of(names: Tensors) -> str | None:
         }  # fmt: skip
         return known_twins.get((position.shape[0], _blocks(names, "blocks.2")))
     stem, top = names.get("conv_stem.weight"), names.get("conv_head.weight")
-    if stem is not None and top is not None and (len(stem), len(top)) == (48, 2048):
+    if stem is not None and top is not None and stem.shape[:1] + top.shape[:1] == (48, 2048):
         return "tf_efficientnet_b5"
     return None
 
@@ -403,7 +214,10 @@ def _resnet_of(names: Tensors) -> str | None:
     if counts not in _RESNETS:
         return None
     name = _RESNETS[counts]["layer1.0.conv3.weight" in names]
-    inner, per_group = names["layer1.0.conv2.weight"].shape[:2]
+    middle = names.get("layer1.0.conv2.weight")
+    if middle is None or middle.ndim != 4:
+        return None
+    inner, per_group = middle.shape[:2]
     groups = {(64, 64): "", (256, 8): "32x8d", (128, 4): "32x4d"}.get((inner, per_group))
     if groups is None or not name:
         return None
@@ -482,3 +296,32 @@ def load_backbone_weights(backbone: Backbone, path: Path) -> int:
     taken = {key: tensors[key] for key in wanted if key in tensors}
     backbone.network.load_state_dict(taken, strict=False)
     return len(taken)
+
+
+def load_head_weights(head: HMRHead, path: Path) -> bool:
+    """Fill a regressor from a file of a whole network, if that has one of the same shapes.
+
+    Parameters
+    ----------
+    head : HMRHead
+    path : Path
+        As for `load_backbone_weights`.
+
+    Returns
+    -------
+    bool
+        Whether it was filled. A file of a backbone alone, or with the regressor of another network
+        (HMR's takes no box, CLIFF's does), leaves it as it was.
+    """
+    tensors = read(path).tensors
+    found = {key: tensors.get(f"head.{key}", tensors.get(key)) for key in HEAD}
+    own = head.state_dict()
+    taken = {
+        key: tensor
+        for key, tensor in found.items()
+        if tensor is not None and tensor.shape == own[key].shape
+    }
+    if len(taken) < len(HEAD):
+        return False
+    head.load_state_dict(taken)
+    return True

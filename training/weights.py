@@ -1,10 +1,10 @@
 """Published checkpoints as this package's own: recognise, map, report, write.
 
 `recognise` looks at the names and shapes in a file alone. It knows whole networks of HMR and SPIN
-(nkolot/SPIN, mmhuman3d, hmr-benchmarks on all its backbones, Meta-HMR) and of CLIFF (the authors'
-on ResNet-50 and HRNet-W48, mmhuman3d's, Meta-HMR's), and files of backbones alone (torchvision,
-timm, mmcls, mmpose and original HRNet, Microsoft's Swin). `write` makes a file that ``humandata
-eval --checkpoint`` (networks) and ``humandata train --init`` (both) take.
+(nkolot/SPIN, mmhuman3d, hmr-benchmarks on all its backbones) and of CLIFF (the authors' on
+ResNet-50 and HRNet-W48, mmhuman3d's), and files of backbones alone (torchvision, timm, mmcls,
+mmpose and original HRNet, Microsoft's Swin). `write` makes a file that ``humandata eval
+--checkpoint`` (networks) and ``humandata train --init`` (both) take.
 
 Nothing is taken silently: every tensor of the file and every tensor of the network is in one row of
 `Recognised.rows`.
@@ -20,61 +20,40 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import humandata
-from humandata.errors import HumandataError
+from humandata.errors import DataError, HumandataError
 from humandata.training import recipes
 from humandata.training.backbone_variants import SUFFIX, VARIANTS
 from humandata.training.backbone_weights import (
     STAYS_RANDOM,
-    TRUNKS,
-    File,
-    Tensors,
     backbone_of,
     family,
-    read,
     to_timm,
 )
 from humandata.training.backbones import Backbone
 from humandata.training.heads import BOX, CAMERA, HEAD, POSE, SHAPE
+from humandata.training.other_networks import Other, other_network
 from humandata.training.recipes import Recipe
+from humandata.training.weight_files import TRUNKS, File, Tensors, read
+from humandata.training.weight_rows import (
+    Row,
+    grouped,
+    in_words,
+    make_row,
+    rows_beside,
+    rows_of_another,
+    rows_unrecognised,
+    shape_of,
+)
 
 ALONE = "only the backbone was asked for"
 
 ALGORITHMS = ("hmr", "spin", "cliff", "cliff_original")
-
-Status = Literal["taken", "left out", "missing", "shape differs", "not known"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A group of tensors that share their fate.
-
-    Attributes
-    ----------
-    status : str
-        ``taken``; ``left out`` of the file on purpose; ``missing`` from it; ``shape differs``; or
-        ``not known``.
-    part : str
-        The first parts of their names, in the file or (missing ones) in the network.
-    count : int
-    why : str
-    names : tuple of str
-        Of the tensors, with both shapes where they differ.
-    wrong : bool
-        Whether this keeps the file from being imported.
-    """
-
-    status: Status
-    part: str
-    count: int
-    why: str
-    names: tuple[str, ...]
-    wrong: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,9 +73,13 @@ class Recognised:
         Under the names of this package's networks; of a backbone alone, under timm's.
     rows : tuple of Row
     reader, wrapper : str
-        As `humandata.training.backbone_weights.File`.
+        As `humandata.training.weight_files.File`.
     sha256 : str
         Of the file.
+    other : Other, optional
+        The network where it is a known one that is not here.
+    trunk : str
+        The backbone, where it could be taken alone; empty otherwise.
     """
 
     file: Path
@@ -109,6 +92,8 @@ class Recognised:
     reader: str
     wrapper: str
     sha256: str
+    other: Other | None = None
+    trunk: str = ""
 
     @property
     def complete(self) -> bool:
@@ -128,7 +113,13 @@ class Recognised:
             }
             for row in self.rows
         ]
-        return {**self.source(), "complete": self.complete, "rows": rows}
+        return {
+            **self.source(),
+            "complete": self.complete,
+            "other": None if self.other is None else self.other.name,
+            "backbone_alone": self.trunk or None,
+            "rows": rows,
+        }
 
     def source(self) -> dict[str, Any]:
         """Where the weights come from, without the tensors."""
@@ -146,15 +137,16 @@ class Recognised:
 
 
 _DROPPED = (
-    (r"(body_model|smpl|smpl_\w+|mano|smplx)(_train|_test|_layer)?\.",
+    (r"(body_model|smpl|mano|smplx)(_train|_test|_layer|_native|_neutral|_male|_female)?\.",
      "a body model: licensed data that comes from your own files"),
     (r"disc\.|discriminator\.", "the discriminator of HMR's prior: for training only"),
-    (r"(backbone\.|encoder\.)?(fc|head|head_dist|classifier|head\.fc)\.(weight|bias)$"
-     r"|head\.(layers\.head|fc)\.", "a classifier"),
+    (r"(backbone\.|encoder\.|graph_cnn\.resnet\.)?(fc|head|head_dist|classifier|head\.fc)\."
+     r"(weight|bias)$|head\.(layers\.head|fc)\.", "a classifier"),
     (r".*(relative_position_index|relative_coords_table|attn_mask)$",
      "an index that the network works out itself"),
-    (r"(keypoint_head|decode_head|deconv_layers|neck|loss\w*|criterion)\.",
-     "not part of a backbone"),
+    (r"(keypoint_head|decode_head|(head\.)?(deconv|conv)_layers|head\.final_layer|neck|loss\w*"
+     r"|criterion)\.", "not part of a backbone"),
+    (r"initialized$", "a mark of the training code, not part of a network"),
 )  # fmt: skip
 _UNUSED = (
     (r"final_layer\.(weight|bias)$", "heatmaps of joints: in the file, never used"),
@@ -190,7 +182,8 @@ def recognise_tensors(
 ) -> Recognised:
     """The same of tensors that were read already; their shapes are all that is looked at."""
     wanted_algorithm, wanted_backbone = _parse_model(model)
-    own = _own_recipe(file)
+    own = _own_recipe(file, path)
+    other = other_network(file) if model is None and own is None else None
     head, trunk, rest, prefixed = _parts(file.tensors)
     names, origin = to_timm({key: tensor for key, (tensor, _) in trunk.items()})
     origin = {name: trunk[key][1] for name, key in origin.items()}
@@ -202,13 +195,21 @@ def recognise_tensors(
         pose = backbone == "hrnet_w32" and not any(n.startswith("incre_modules") for n in names)
         if backbone in VARIANTS and (mmcls or extended or head or pose):
             backbone += SUFFIX
-    if backbone is None:
-        return Recognised(
-            path, "not recognised", None, None, 224, {}, _unrecognised(file.tensors),
-            file.reader, file.wrapper, digest,
-        )  # fmt: skip
 
-    network, channels = _fresh(backbone)
+    beside = tuple(rows_beside(file.beside, file.wrapper))
+    found = Recognised(
+        path, "not recognised", None, backbone, 224, {}, beside, file.reader, file.wrapper, digest,
+        other, "" if model == backbone else _alone(file, path, backbone),
+    )  # fmt: skip
+    if other is not None:
+        shown = [key for _, key in trunk.values()]
+        rows = [*rows_of_another(file.tensors, shown, other.name, found.trunk)]
+        described = f"{other.name} on {backbone}" if backbone else other.name
+        return dataclasses.replace(found, description=described, rows=(*rows, *beside))
+    if backbone is None:
+        return dataclasses.replace(found, rows=(*rows_unrecognised(file.tensors), *beside))
+
+    network, channels = _fresh(backbone, _crop(own))
     alone = wanted_backbone is not None and wanted_algorithm is None
     rows = [*_dropped(rest, alone)]
     taken = _match(names, origin, network, rows, whole=bool(head))
@@ -233,10 +234,21 @@ def recognise_tensors(
         described = f"parts of {described}"
     order = {"taken": 0, "left out": 1, "shape differs": 2, "missing": 3, "not known": 4}
     rows.sort(key=lambda row: (order[row.status], row.wrong))
-    return Recognised(
-        path, described, algorithm, backbone, size, tensors, tuple(rows),
-        file.reader, file.wrapper, digest,
-    )  # fmt: skip
+    return dataclasses.replace(
+        found,
+        description=described,
+        algorithm=algorithm,
+        image_size=size,
+        tensors=tensors,
+        rows=(*rows, *beside),
+    )
+
+
+def _alone(file: File, path: Path, backbone: str | None) -> str:
+    """The backbone, where it could be taken without the rest."""
+    if backbone is None:
+        return ""
+    return backbone if recognise_tensors(file, path, model=backbone).complete else ""
 
 
 def write(found: Recognised, out: Path) -> Path:
@@ -299,9 +311,27 @@ def _parse_model(model: str | None) -> tuple[str | None, str | None]:
     return algorithm, backbone
 
 
-def _own_recipe(file: File) -> Recipe | None:
-    recipe = json.loads(file.metadata.get("humandata", "{}")).get("recipe")
-    return recipes.from_dict(recipe) if recipe else None
+def _own_recipe(file: File, path: Path) -> Recipe | None:
+    try:
+        description = json.loads(file.metadata.get("humandata", "{}"))
+        recipe = description.get("recipe")
+        return recipes.from_dict(recipe) if recipe else None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            path,
+            "metadata 'humandata'",
+            expected="the recipe of a run, as JSON",
+            found=str(error),
+            hint="Take the file of the checkpoint as humandata train wrote it.",
+        ) from error
+
+
+def _crop(own: Recipe | None) -> int | tuple[int, int]:
+    """What the network of a recipe sees, which vision transformers are built for."""
+    if own is None:
+        return 224
+    size = own.image_size
+    return (size, size * 3 // 4) if own.algorithm.startswith("cliff") else size
 
 
 Named = dict[str, tuple[Tensor, str]]
@@ -316,9 +346,13 @@ def _parts(tensors: Tensors) -> tuple[Named, Named, Tensors, bool]:
     for key, tensor in tensors.items():
         bare = key.removeprefix("head.")
         inner = next((p for p in TRUNKS if key.startswith(p)), "") if prefixed else ""
-        if bare in HEAD and not inner:
+        if bare in HEAD and not inner and bare not in head:
             head[bare] = tensor, key
-        elif any(re.match(pattern, key) for pattern, _ in _DROPPED) or (prefixed and not inner):
+        elif (
+            any(re.match(pattern, key) for pattern, _ in _DROPPED)
+            or (prefixed and not inner)
+            or key.removeprefix(inner) in trunk  # the same under another prefix
+        ):
             rest[key] = tensor
         else:
             trunk[key.removeprefix(inner)] = tensor, key
@@ -332,9 +366,9 @@ def _dropped(rest: Tensors, alone: bool) -> Iterable[Row]:
         groups.setdefault(why, []).append(key)
     for why, keys in groups.items():
         if why or alone:
-            yield _row("left out", keys, why or ALONE)
+            yield make_row("left out", keys, why or ALONE)
         else:
-            for part, some in _grouped(keys).items():
+            for part, some in grouped(keys).items():
                 yield Row("not known", part, len(some), "no part of a network that is here",
                           tuple(some), wrong=True)  # fmt: skip
 
@@ -351,18 +385,18 @@ def _match(
             why = next((why for pattern, why in _UNUSED if re.match(pattern, name)), "")
             unused.setdefault(why, []).append(origin[name])
         elif tensor.shape != network[name].shape:
-            differ.append(f"{origin[name]}: {_shape(tensor)}, expected {_shape(network[name])}")
+            differ.append(f"{origin[name]}: {shape_of(tensor)}, expected {shape_of(network[name])}")
         else:
             taken[name] = tensor
-    rows += [_row("taken", [origin[n] for n in some], "") for some in _grouped(taken).values()]
+    rows += [make_row("taken", [origin[n] for n in some], "") for some in grouped(taken).values()]
     for why, keys in unused.items():
         if why:
-            rows.append(_row("left out", keys, why))
+            rows.append(make_row("left out", keys, why))
         else:
-            rows.extend(_row("not known", some, "not in this backbone", wrong=True)
-                        for some in _grouped(keys).values())  # fmt: skip
+            rows.extend(make_row("not known", some, "not in this backbone", wrong=True)
+                        for some in grouped(keys).values())  # fmt: skip
     if differ:
-        rows.append(_row("shape differs", differ, "made for another network", wrong=True))
+        rows.append(make_row("shape differs", differ, "made for another network", wrong=True))
     absent = [name for name in network if name not in names]
     counters = [name for name in absent if name.endswith("num_batches_tracked")]
     random = [name for name in absent if not whole and STAYS_RANDOM.match(name)]
@@ -373,11 +407,11 @@ def _match(
         (index, "worked out by the network"),
     ):
         if some:
-            rows.append(_row("missing", some, why))
+            rows.append(make_row("missing", some, why))
     for name in counters:
         taken[name] = torch.zeros((), dtype=torch.int64)
     known = {*counters, *random, *index}
-    for part, some in _grouped([name for name in absent if name not in known]).items():
+    for part, some in grouped([name for name in absent if name not in known]).items():
         rows.append(
             Row(
                 "missing",
@@ -410,20 +444,22 @@ def _match_head(head: Named, channels: int, algorithm: str, rows: list[Row]) -> 
             taken[f"head.{name}"] = tensor
             same.append(shown)
         else:
-            differ.append(f"{shown}: {_shape(tensor)}, expected {_text(shapes[name])}")
+            differ.append(f"{shown}: {shape_of(tensor)}, expected {in_words(shapes[name])}")
     if same:
-        rows.append(_row("taken", same, "", part="regressor"))
+        rows.append(make_row("taken", same, "", part="regressor"))
     if differ:
         why = f"not the regressor of {algorithm} on {channels} features"
-        rows.append(_row("shape differs", differ, why, wrong=True))
+        rows.append(make_row("shape differs", differ, why, wrong=True))
     absent = [f"head.{name}" for name in HEAD if name not in head]
     if absent:
-        rows.append(_row("missing", absent, "not in the file (names as they are here)", wrong=True))
+        rows.append(
+            make_row("missing", absent, "not in the file (names as they are here)", wrong=True)
+        )
     return taken
 
 
 def _algorithm_of(head: Named, channels: int, prefixed: bool) -> str:
-    if "fc1.weight" in head:
+    if "fc1.weight" in head and head["fc1.weight"][0].ndim == 2:
         extra = head["fc1.weight"][0].shape[1] - channels - POSE - SHAPE - CAMERA
         if extra == BOX:
             return "cliff" if prefixed else "cliff_original"
@@ -437,45 +473,12 @@ def _style(prefixed: bool, file: File, mmcls: bool) -> str:
         return "as hmr-benchmarks saves it" if mmcls else "as mmhuman3d and hmr-benchmarks save it"
     if any(key.startswith("encoder.") for key in file.tensors):
         return "as its authors save it"
-    return "with all names on one level (SPIN, Meta-HMR)"
+    return "with all names on one level, as SPIN saves it"
 
 
 @functools.cache
-def _fresh(backbone: str) -> tuple[Tensors, int]:
+def _fresh(backbone: str, image_size: int | tuple[int, int] = 224) -> tuple[Tensors, int]:
     """Shapes of a backbone's tensors, and the length of its features."""
     with torch.device("meta"):
-        network = Backbone(backbone)
+        network = Backbone(backbone, image_size=image_size)
     return dict(network.network.state_dict()), network.channels
-
-
-def _unrecognised(tensors: Tensors) -> tuple[Row, ...]:
-    return tuple(
-        _row("not known", [f"{key}: {_shape(tensors[key])}" for key in keys],
-             "no network that is here has these names and shapes", wrong=True, part=part)
-        for part, keys in _grouped(tensors).items()
-    )  # fmt: skip
-
-
-def _grouped(keys: Iterable[str]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for key in keys:
-        words = key.split(".")
-        depth = 2 if words[0] in ("backbone", "encoder", "head", "module", "model") else 1
-        groups.setdefault(".".join(words[:depth]), []).append(key)
-    return groups
-
-
-def _row(status: Status, keys: Iterable[str], why: str, wrong: bool = False, part: str = "") -> Row:
-    listed = tuple(keys)
-    groups = list(_grouped(key.split(":")[0] for key in listed))
-    if not part:
-        part = ", ".join(groups[:3]) + (" ..." if len(groups) > 3 else "")
-    return Row(status, part, len(listed), why, listed, wrong)
-
-
-def _shape(tensor: Tensor) -> str:
-    return _text(tuple(tensor.shape))
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "one number"

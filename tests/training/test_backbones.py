@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.layers import DropPath
 from torch import nn
 
 from humandata.errors import HumandataError
@@ -93,6 +94,33 @@ def test_efficientnet_averages_its_statistics_slowly() -> None:
     assert {norm.momentum for norm in norms} == {0.01}
     assert {norm.eps for norm in norms} == {1e-3}
     assert all(norm.training for norm in norms)
+
+
+def drop_rates(name: str) -> list[list[float]]:
+    """For each branch that may be dropped, in running order, the rates of its drawings."""
+    found: dict[str, list[float]] = {}
+    for key, module in on_meta(name).network.named_modules():
+        if isinstance(module, DropPath):
+            block, _, which = key.partition(".drop_path")
+            found.setdefault(f"{block} {which[:1]}", []).append(module.drop_prob)
+    return list(found.values())
+
+
+def test_branches_are_dropped_as_often_as_in_the_reference() -> None:
+    """Rates rise evenly from 0 at the first block; Twins draw twice, but for SVT's windows."""
+    b5, swin = np.linspace(0, 0.2, 39)[1:], np.linspace(0, 0.2, 12)[1:]
+    pcpvt, svt = np.linspace(0, 0.3, 28)[1:], np.linspace(0, 0.3, 24)[1:]
+    windows_first = [[[r], [r, r]] if n % 2 else [[r, r], [r, r]] for n, r in enumerate(svt)]
+    expected = {
+        "tf_efficientnet_b5": [[rate] for rate in b5],
+        "swin_tiny_patch4_window7_224": [[rate] for rate in swin for _ in range(2)],
+        "twins_pcpvt_base": [[rate, rate] for rate in pcpvt for _ in range(2)],
+        "twins_svt_base": [branch for block in windows_first for branch in block],
+    }
+    for name, rates in expected.items():
+        found = drop_rates(name + SUFFIX)
+        assert [len(branch) for branch in found] == [len(branch) for branch in rates], name
+        np.testing.assert_allclose(np.hstack(found), np.hstack(rates), atol=1e-6, err_msg=name)
 
 
 @given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**32 - 1))

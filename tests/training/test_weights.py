@@ -24,9 +24,10 @@ from torch import Tensor
 from humandata.errors import DataError, HumandataError
 from humandata.training import backbone_weights, checkpoints, recipes, weights
 from humandata.training.algorithms import hmr
-from humandata.training.backbone_weights import File, load_backbone_weights, read, to_timm
+from humandata.training.backbone_weights import load_backbone_weights, to_timm
 from humandata.training.backbones import Backbone
 from humandata.training.smpl import rotation6d_to_matrix
+from humandata.training.weight_files import File, read
 from humandata.training.weights import recognise, recognise_tensors, write
 
 REFERENCES = Path(__file__).parent / "references"
@@ -47,16 +48,26 @@ KNOWN = {
     "noah_cliff_res50": ("cliff_original", "resnet50"),
     "noah_cliff_hr48": ("cliff_original", "hrnet_w48"),
     "spin_hmr": ("spin", "resnet50"),
-    "metahmr_hmr_meta_resnet": ("spin", "resnet50"),
-    "metahmr_hmr_aux_resnet": ("spin", "resnet50"),
-    "metahmr_cliff_meta_resnet": ("cliff_original", "resnet50"),
-    "metahmr_cliff_aux_resnet": ("cliff_original", "resnet50"),
-    "metahmr_cliff_aux_hrnet": ("cliff_original", "hrnet_w48"),
 }
-UNKNOWN = (
-    "graphcmr", "pare_original", "pare_mmhuman3d", "graphormer_body_hrnet_w64",
-    "metahmr_cliff_meta_hrnet", "nbf_resnet50", "mmhuman3d_disc", "mmhuman3d_smpl",
-)  # fmt: skip
+# No published files, but the reference's CLIFF on other backbones: see `layout_of`.
+KNOWN_TO_RUN = KNOWN | {
+    f"mmhuman3d_cliff_{name}": ("cliff", KNOWN[f"hmrbench_{name}"][1])
+    for name in ("resnet101", "resnet152", "resnext101", "efficientnet", "twins_pcpvt", "twins_svt")
+}
+OTHERS = {
+    "graphcmr": ("GraphCMR", "resnet50"),
+    "pare_original": ("PARE", "hrnet_w32_hmrbench"),
+    "pare_mmhuman3d": ("PARE", "hrnet_w32_hmrbench"),
+    "graphormer_body_hrnet_w64": ("Mesh Graphormer", "hrnet_w64"),
+    "nbf_resnet50": ("3DNBF", "resnet50"),
+    "metahmr_cliff_meta_hrnet": ("Meta-HMR", ""),
+    "metahmr_cliff_meta_resnet": ("Meta-HMR", "resnet50"),
+}
+META_HMR = {  # main and auxiliary network of a file, and the backbone that may be taken
+    "hmr_resnet": ("metahmr_hmr_meta_resnet", "metahmr_hmr_aux_resnet", "resnet50"),
+    "cliff_resnet": ("metahmr_cliff_meta_resnet", "metahmr_cliff_aux_resnet", "resnet50"),
+    "cliff_hrnet": ("metahmr_cliff_meta_hrnet", "metahmr_cliff_aux_hrnet", ""),
+}
 COMPARED = sorted(
     {key.split("/")[0] for key in np.load(REFERENCES / "networks.npz").files},
     key=lambda name: (name != "spin_hmr", name),
@@ -102,6 +113,16 @@ def weight(noise: np.ndarray, key: str, shape: tuple[int, ...], dtype: str) -> T
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
+def layout_of(layouts: dict[str, Layout], model: str) -> Layout:
+    """A published layout, or hmr-benchmarks' with the three numbers of CLIFF's box."""
+    if model in layouts:
+        return layouts[model]
+    return [
+        (key, (shape[0], shape[1] + 3) if key == "head.fc1.weight" else shape, dtype)
+        for key, shape, dtype in layouts[model.replace("mmhuman3d_cliff", "hmrbench")]
+    ]
+
+
 def shapes_only(layout: Layout) -> dict[str, Tensor]:
     return {key: torch.empty(shape, device="meta") for key, shape, _ in layout}
 
@@ -130,22 +151,91 @@ def test_every_published_checkpoint_is_recognised_and_every_key_accounted_for(
         name.endswith("relative_position_index") or name.startswith("backbone.final_layer.")
         for name in left
     )
-    with torch.device("meta"):
-        network = Backbone(found.backbone).network.state_dict()
+    network = of_timm(found.backbone)
     taken = {name.removeprefix("backbone.network.") for name in found.tensors}
     assert {name for name in taken if not name.startswith("head.")} == set(network)
 
 
-@pytest.mark.parametrize("model", UNKNOWN)
-def test_other_files_are_refused_with_all_their_keys_in_the_table(
+def all_names(found: weights.Recognised) -> list[str]:
+    return sorted(
+        name.split(":")[0] for row in found.rows if row.status != "missing" for name in row.names
+    )
+
+
+@pytest.mark.parametrize("model", OTHERS)
+def test_networks_that_are_not_here_are_named_and_refused_with_all_their_keys(
+    layouts: dict[str, Layout], tmp_path: Path, model: str
+) -> None:
+    state: dict[str, object] = {}
+    for key, tensor in empty(layouts[model]).items():
+        part, slash, name = key.partition("/")
+        if slash:  # a state dict for each part
+            state.setdefault(part, {})[name] = tensor  # type: ignore[index]
+        else:
+            state[key] = tensor
+    torch.save(state if model == "graphcmr" else {"state_dict": state}, tmp_path / "a.pth")
+    found = recognise(tmp_path / "a.pth")
+    assert found.other is not None
+    assert (found.other.name, found.trunk, found.algorithm) == (*OTHERS[model], None)
+    assert not found.complete
+    bare = {key.removeprefix("model.").replace("/", ".") for key, _, _ in layouts[model]}
+    assert all_names(found) == sorted(bare)
+    with pytest.raises(HumandataError, match="does not hold all"):
+        write(found, tmp_path / "a.safetensors")
+    if found.trunk:
+        trunk = recognise(tmp_path / "a.pth", found.trunk)
+        assert (trunk.complete, trunk.algorithm, trunk.other) == (True, None, None)
+        assert all_names(trunk) == sorted(bare)
+
+
+@pytest.mark.parametrize("file", META_HMR)
+def test_files_of_meta_hmr_are_not_taken_for_spin_or_cliff(
+    layouts: dict[str, Layout], tmp_path: Path, file: str
+) -> None:
+    """On ResNet-50 names and shapes are the same, but the regressor runs ten times, not three."""
+    main, auxiliary, trunk = META_HMR[file]
+    content = {
+        "model": empty(layouts[main]),
+        "model_aux": empty(layouts[auxiliary]),
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]},
+        "epoch": 3,
+        "dataset_perm": [2, 0, 1],
+    }
+    torch.save(content, tmp_path / "a.pt")
+    found = recognise(tmp_path / "a.pt")
+    assert found.other is not None
+    assert (found.other.name, found.trunk, found.complete) == ("Meta-HMR", trunk, False)
+    assert "ten times" in found.other.why
+    beside = [row for row in found.rows if row.part == "model_aux"]
+    assert [(row.status, row.count) for row in beside] == [("left out", len(layouts[auxiliary]))]
+    assert all_names(found) == sorted([*(key for key, _, _ in layouts[main]), "model_aux"])
+    # The user may know better: a start for training.
+    if file == "hmr_resnet":
+        assert recognise(tmp_path / "a.pt", "spin:resnet50").complete
+
+
+def test_hmr_2_is_named_though_its_backbone_is_not_known() -> None:
+    shapes = {
+        "backbone.pos_embed": (1, 193, 1280),
+        "backbone.patch_embed.proj.weight": (1280, 3, 16, 16),
+        "smpl_head.transformer.to_token_embedding.weight": (1024, 1),
+        "smpl_head.decpose.weight": (144, 1024),
+        "smpl.v_template": (6890, 3),
+        "initialized": (),
+    }
+    found = look({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+    assert found.other is not None
+    assert (found.other.name, found.trunk) == ("HMR 2.0 (4D-Humans)", "")
+    assert all_names(found) == sorted(shapes)
+
+
+@pytest.mark.parametrize("model", ["mmhuman3d_disc", "mmhuman3d_smpl"])
+def test_what_is_no_network_is_refused_with_all_its_keys(
     layouts: dict[str, Layout], model: str
 ) -> None:
     found = look(shapes_only(layouts[model]))
-    assert not found.complete
-    listed = [
-        name.split(":")[0] for row in found.rows if row.status != "missing" for name in row.names
-    ]
-    assert sorted(listed) == sorted(key for key, _, _ in layouts[model])
+    assert (found.backbone, found.other, found.complete) == (None, None, False)
+    assert all_names(found) == sorted(key for key, _, _ in layouts[model])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +244,8 @@ def test_other_files_are_refused_with_all_their_keys_in_the_table(
 def test_an_imported_network_predicts_what_the_published_code_predicts(
     layouts: dict[str, Layout], noise: np.ndarray, tmp_path: Path, model: str
 ) -> None:
-    state = {key: weight(noise, key, shape, dtype) for key, shape, dtype in layouts[model]}
+    layout = layout_of(layouts, model)
+    state = {key: weight(noise, key, shape, dtype) for key, shape, dtype in layout}
     for key in state:
         if key.endswith("num_batches_tracked"):
             state[key] = torch.tensor(7)
@@ -163,7 +254,7 @@ def test_an_imported_network_predicts_what_the_published_code_predicts(
     (tmp_path / "a.pth").unlink()
     network, recipe = checkpoints.load_network(tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors").unlink()
-    assert (recipe.algorithm, recipe.backbone) == KNOWN[model]
+    assert (recipe.algorithm, recipe.backbone) == KNOWN_TO_RUN[model]
     box = torch.tensor([[0.31, -0.42, 1.7]])
     height, width = (256, 192) if recipe.algorithm.startswith("cliff") else (224, 224)
     pixels = draw(noise, "picture", 3 * height * width).reshape(1, 3, height, width)
@@ -296,11 +387,7 @@ def test_the_rest_of_a_network_is_left_out_with_a_reason(layouts: dict[str, Layo
     }
 
 
-def test_a_trunk_may_be_taken_out_of_any_network(layouts: dict[str, Layout]) -> None:
-    found = look(shapes_only(layouts["pare_mmhuman3d"]), "hrnet_w32_hmrbench")
-    assert (found.algorithm, found.complete) == (None, True)
-    assert sum(row.count for row in found.rows if row.status != "missing") == 1905
-    assert {n.split(".")[0] for n in found.tensors} >= {"conv1", "stage4", "upsample_stage_4"}
+def test_a_file_is_read_as_what_the_user_says(layouts: dict[str, Layout]) -> None:
     with pytest.raises(HumandataError, match=r"no algorithm 'hrm'.*hmr, spin"):
         look(shapes_only(layouts["spin_hmr"]), "hrm:resnet50")
     spin = look(shapes_only(layouts["hmrbench_resnet50"]), "spin:resnet50")
@@ -332,24 +419,116 @@ def test_pose_networks_leave_random_what_they_do_not_have(
     load_backbone_weights(backbone, tmp_path / "pose.pth")
     assert not backbone.network.stage3[0].branches[0][0].conv1.weight.any()
     assert torch.equal(backbone.network.upsample_stage_3[5].weight, before)
+    with torch.device("meta"):
+        plain = Backbone("hrnet_w32")
     with pytest.raises(DataError, match=r"incre_modules.*are missing"):
-        load_backbone_weights(Backbone("hrnet_w32"), tmp_path / "pose.pth")
+        load_backbone_weights(plain, tmp_path / "pose.pth")
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone."])
-def test_a_pose_resnet_is_its_backbone(layouts: dict[str, Layout], prefix: str) -> None:
-    state = {
-        prefix + key.removeprefix("backbone."): tensor
-        for key, tensor in shapes_only(layouts["hmrbench_resnet50"]).items()
-        if not key.startswith("head.")
+def of_timm(name: str) -> dict[str, Tensor]:
+    """Shapes of a backbone's tensors; built once for all tests."""
+    return dict(weights._fresh(name)[0])
+
+
+def of_hmrbench(layouts: dict[str, Layout], model: str) -> dict[str, Tensor]:
+    """A backbone in mmcls' names, without what hmr-benchmarks adds to it."""
+    return {
+        key.removeprefix("backbone."): tensor
+        for key, tensor in shapes_only(layouts[f"hmrbench_{model}"]).items()
+        if key.startswith("backbone.")
+        and not key.startswith(
+            tuple(f"backbone.{n}" for n in ("upsample", "norm0", "norm1", "norm2"))
+        )
     }
-    top = "keypoint_head." if prefix else ""
-    state |= {
-        f"{top}deconv_layers.0.weight": torch.empty(2048, 256, 4, 4, device="meta"),
-        f"{top}final_layer.bias": torch.empty(16, device="meta"),
+
+
+def shapes(**known: tuple[int, ...]) -> dict[str, Tensor]:
+    return {
+        key.replace("__", "."): torch.empty(shape, device="meta") for key, shape in known.items()
     }
-    found = look(state)
-    assert (found.algorithm, found.backbone, found.complete) == (None, "resnet50", True)
+
+
+CLASSIFIER = shapes(head__fc__weight=(1000, 2048), head__fc__bias=(1000,))
+POSE_HEADS = {
+    "mmpose 0": shapes(
+        keypoint_head__deconv_layers__0__weight=(2048, 256, 4, 4),
+        keypoint_head__final_layer__weight=(17, 256, 1, 1),
+    ),
+    "mmpose 1": shapes(
+        head__deconv_layers__0__weight=(2048, 256, 4, 4), head__final_layer__weight=(17, 256, 1, 1)
+    ),
+    "flat": shapes(deconv_layers__0__weight=(2048, 256, 4, 4), final_layer__weight=(16, 256, 1, 1)),
+}
+
+
+def initial_files(layouts: dict[str, Layout]) -> dict[str, tuple[dict[str, Tensor], str, str]]:
+    """The files that hmr-benchmarks and mmhuman3d start from: tensors, network, network to fill."""
+
+    def inside(tensors: dict[str, Tensor], prefix: str = "backbone.") -> dict[str, Tensor]:
+        return {prefix + key: tensor for key, tensor in tensors.items()}
+
+    classifier = shapes(fc__weight=(1000, 2048), fc__bias=(1000,))
+    files = {
+        f"torchvision {name}": (of_timm(name) | classifier, name, variant)
+        for name, variant in (
+            ("resnet50", "resnet50"), ("resnet101", "resnet101"), ("resnet152", "resnet152"),
+            ("resnext101_32x8d", "resnext101_32x8d_hmrbench"),
+        )
+    }  # fmt: skip
+    for model, variant in (
+        ("efficientnet", "tf_efficientnet_b5_hmrbench"),
+        ("swin", "swin_tiny_patch4_window7_224_hmrbench"),
+        ("twins_pcpvt", "twins_pcpvt_base_hmrbench"),
+        ("twins_svt", "twins_svt_base_hmrbench"),
+    ):
+        trunk = of_hmrbench(layouts, model)
+        files[f"mmcls {model}"] = inside(trunk) | CLASSIFIER, variant, variant
+    vit = inside(of_hmrbench(layouts, "vit")) | shapes(
+        backbone__ln1__weight=(768,), backbone__ln1__bias=(768,),
+        head__layers__head__weight=(1000, 768),
+    )  # fmt: skip
+    name = "vit_base_patch16_224"
+    files["mmcls vit"] = vit, f"{name}_hmrbench", f"{name}_hmrbench"
+    norms = shapes(head__weight=(1000, 768), head__bias=(1000,))
+    files["jx vit"] = of_timm(name) | norms, name, f"{name}_hmrbench"
+    hrnet = of_timm("hrnet_w32") | shapes(classifier__weight=(1000, 2048), classifier__bias=(1000,))
+    files["HRNet ImageNet"] = hrnet, "hrnet_w32", "hrnet_w32_hmrbench"
+    pose = {
+        key: tensor
+        for key, tensor in of_hmrbench(layouts, "hrnet").items()
+        if not key.startswith((*(f"stage4.2.fuse_layers.{n}" for n in (1, 2, 3)), "final_layer"))
+    }
+    hrnets = ("HRNet MPII", 16), ("HRNet COCO", 17)
+    for title, joints in hrnets:
+        heatmaps = shapes(final_layer__weight=(joints, 32, 1, 1), final_layer__bias=(joints,))
+        files[title] = pose | heatmaps, "hrnet_w32_hmrbench", "hrnet_w32_hmrbench"
+    resnet, svt = of_timm("resnet50"), of_hmrbench(layouts, "twins_svt")
+    for title, head in POSE_HEADS.items():
+        prefix = "" if title == "flat" else "backbone."
+        files[f"ResNet pose, {title}"] = inside(resnet, prefix) | head, "resnet50", "resnet50"
+        if prefix:
+            name = "twins_svt_base_hmrbench"
+            files[f"Twins pose, {title}"] = inside(svt) | head, name, name
+            name = "hrnet_w32_hmrbench"
+            files[f"HRNet pose, {title}"] = inside(pose) | head, name, name
+    return files
+
+
+def test_what_the_published_runs_start_from_fills_their_backbones(
+    layouts: dict[str, Layout],
+) -> None:
+    """ImageNet, MPII and COCO, by torchvision, timm, mmcls, mmpose, HRNet: all keys accounted."""
+    for title, (tensors, backbone, filled) in initial_files(layouts).items():
+        found = look(tensors)
+        assert (found.backbone, found.algorithm, found.complete) == (backbone, None, True), title
+        found = look(tensors, filled)
+        assert found.complete, (title, found.rows)
+        assert all_names(found) == sorted(tensors), title
+        missing = {n for row in found.rows if row.status == "missing" for n in row.names}
+        assert missing == {n for n in missing if backbone_weights.STAYS_RANDOM.match(n)} | {
+            n for n in missing if n.endswith(("num_batches_tracked", "relative_position_index"))
+        }, title
+        assert set(found.tensors) | missing == set(of_timm(filled)), title
 
 
 def test_torchvisions_resnet_gives_its_own_features(tmp_path: Path) -> None:
@@ -366,6 +545,64 @@ def test_torchvisions_resnet_gives_its_own_features(tmp_path: Path) -> None:
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(backbone(pixels), theirs(pixels))
+
+
+def test_a_lightning_file_as_4d_humans_saves_them_gives_its_network(
+    layouts: dict[str, Layout], tmp_path: Path
+) -> None:
+    state = empty(layouts["hmrbench_resnet50"]) | {
+        "discriminator.D_conv1.weight": torch.zeros(32, 9, 1, 1),
+        "smpl.v_template": torch.zeros(1).expand(6890, 3),
+        "initialized": torch.tensor(True),
+    }
+    content = {
+        "epoch": 35,
+        "global_step": 1_000_000,
+        "pytorch-lightning_version": "1.8.1",
+        "state_dict": state,
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": None}},
+        "optimizer_states": [{"state": {}, "param_groups": []}],
+        "hyper_parameters": Configuration(lr=1e-5),
+        "best_score": torch.tensor(51.0),
+    }
+    torch.save(content, tmp_path / "epoch=35.ckpt")
+    found = recognise(tmp_path / "epoch=35.ckpt")
+    assert (found.algorithm, found.backbone, found.complete) == ("hmr", "resnet50", True)
+    assert (found.reader, found.wrapper) == ("restricted", "state_dict")
+    left = {row.part: row.why for row in found.rows if row.status == "left out"}
+    assert set(left) == {"discriminator", "smpl", "initialized", "best_score"}
+    assert left["best_score"] == "lies beside state_dict"
+
+
+@pytest.mark.parametrize(
+    "model", ["spin_hmr", "noah_cliff_hr48", *(f"hmrbench_{name}" for name in
+              ("twins_svt", "swin", "vit", "efficientnet"))],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+def test_tensors_of_no_sensible_shape_end_in_the_table(
+    layouts: dict[str, Layout], model: str, shape: tuple[int, ...]
+) -> None:
+    found = look({key: torch.empty(shape, device="meta") for key, _, _ in layouts[model]})
+    assert not found.complete
+    assert all_names(found) == sorted(key for key, _, _ in layouts[model])
+
+
+def test_names_that_occur_under_two_prefixes_are_both_in_the_table(
+    layouts: dict[str, Layout],
+) -> None:
+    state = shapes_only(layouts["hmrbench_resnet50"])
+    twice = {"fc2.bias": torch.empty(1024), "encoder.conv1.weight": torch.empty(64, 3, 7, 7)}
+    found = look(state | twice)
+    assert not found.complete
+    assert {n for row in found.rows if row.wrong for n in row.names} == set(twice)
+
+
+def test_a_recipe_that_is_none_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    for text in ("{", "[1]", '{"recipe": {"backbone": 3, "surprise": 1}}'):
+        file = File({"a": torch.zeros(1)}, "test", "", {"humandata": text})
+        with pytest.raises(HumandataError):
+            recognise_tensors(file, Path("a.safetensors"))
 
 
 def test_swin_as_microsoft_publishes_it_has_its_merging_at_the_end_of_a_stage() -> None:
@@ -405,9 +642,7 @@ def test_patch_merging_is_reordered_from_unfolding_to_joining() -> None:
 def test_timms_own_files_are_known_by_their_names() -> None:
     for name in ("vit_base_patch16_224", "tf_efficientnet_b5", "twins_svt_base",
                  "twins_pcpvt_base", "resnet34"):  # fmt: skip
-        with torch.device("meta"):
-            state = Backbone(name).network.state_dict()
-        found = look({**state, "head.weight": torch.empty(1000, 768, device="meta")})
+        found = look({**of_timm(name), "head.weight": torch.empty(1000, 768, device="meta")})
         assert (found.backbone, found.complete) == (name, True)
 
 

@@ -26,7 +26,7 @@ from humandata.cameras import CLIFF_CROP, CliffForm, cliff_box
 from humandata.errors import HumandataError
 from humandata.training import losses
 from humandata.training.algorithms import hmr
-from humandata.training.backbone_weights import load_backbone_weights
+from humandata.training.backbone_weights import load_backbone_weights, load_head_weights
 from humandata.training.backbones import Backbone
 from humandata.training.batches import Batch
 from humandata.training.cameras import crop_camera_to_full_frame, perspective_projection
@@ -185,6 +185,9 @@ def middle_columns(images: Tensor) -> Tensor:
 def build(recipe: Recipe, pretrained: bool = True, form: CliffForm = FORM) -> CLIFF:
     """The network of a recipe, initialised as ``recipe.init`` says.
 
+    A file of a whole CLIFF initialises the regressor too; that of an HMR, which takes no box, only
+    the backbone.
+
     Parameters
     ----------
     recipe : Recipe
@@ -196,11 +199,13 @@ def build(recipe: Recipe, pretrained: bool = True, form: CliffForm = FORM) -> CL
     width = middle_columns(torch.empty(0, 3, height, height)).shape[-1]
     from_timm = pretrained and recipe.init == "imagenet"
     backbone = Backbone(recipe.backbone, from_timm, (height, width))
-    if pretrained and recipe.init not in ("imagenet", "none"):
-        load_backbone_weights(backbone, Path(recipe.init))
     options = dataclasses.replace(DEFAULTS, dropout=recipe.dropout)
     folder = Path(recipe.body_models) if recipe.body_models else None
-    return CLIFF(backbone, HMRHead(backbone.channels, options, folder, box=BOX), form)
+    head = HMRHead(backbone.channels, options, folder, box=BOX)
+    if pretrained and recipe.init not in ("imagenet", "none"):
+        load_backbone_weights(backbone, Path(recipe.init))
+        load_head_weights(head, Path(recipe.init))
+    return CLIFF(backbone, head, form)
 
 
 def loss(

@@ -18,9 +18,8 @@ from torch import Tensor
 from humandata.training import losses
 from humandata.training.algorithms import hmr
 from humandata.training.algorithms.hmr import HMR, Prediction
-from humandata.training.backbone_weights import read
+from humandata.training.backbone_weights import load_head_weights
 from humandata.training.batches import Batch
-from humandata.training.heads import HEAD
 from humandata.training.recipes import Recipe
 from humandata.training.smpl import SMPL
 
@@ -34,11 +33,7 @@ def build(recipe: Recipe, pretrained: bool = True) -> HMR:
     """
     network = hmr.build(recipe, pretrained)
     if pretrained and recipe.init not in ("imagenet", "none"):
-        tensors = read(Path(recipe.init)).tensors
-        head = {key: tensors.get(f"head.{key}", tensors.get(key)) for key in HEAD}
-        own = network.head.state_dict()
-        if all(value is not None and value.shape == own[key].shape for key, value in head.items()):
-            network.head.load_state_dict(head)
+        load_head_weights(network.head, Path(recipe.init))
     return network
 
 
