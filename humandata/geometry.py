@@ -409,11 +409,18 @@ def rotate_global_orient(global_orient: ArrayLike, rotation_deg: ArrayLike) -> F
     ndarray, shape (..., 3)
     """
     root, dtype = as_floating(global_orient, (3,), "global_orient")
-    angle = np.deg2rad(np.asarray(rotation_deg, np.float64))
-    turn = np.zeros((*angle.shape, 3))
-    turn[..., 2] = -angle
-    turned = matrix_to_axis_angle(axis_angle_to_matrix(turn) @ axis_angle_to_matrix(root))
-    return np.where(angle[..., None] == 0, root, turned).astype(dtype)
+    half = np.deg2rad(np.asarray(rotation_deg, np.float64)) / -2
+    w, x, y, z = np.moveaxis(axis_angle_to_quaternion(root), -1, 0)
+    cosine, sine = np.cos(half), np.sin(half)
+    # The product of (cosine, 0, 0, sine), the turn about the optical axis, and the orientation.
+    product = (
+        cosine * w - sine * z,
+        cosine * x - sine * y,
+        cosine * y + sine * x,
+        cosine * z + sine * w,
+    )
+    turned = quaternion_to_axis_angle(np.stack(product, axis=-1))
+    return np.where(half[..., None] == 0, root, turned).astype(dtype)
 
 
 def _lifted(affine: Float64) -> Float64:

@@ -365,13 +365,17 @@ class MappedArray:
             rows = np.flatnonzero(rows)
         if rows.size == 0:
             return np.empty((*rows.shape, *self.shape[1:]), self.dtype)
-        rows = np.where(rows < 0, rows + self.shape[0], rows)
-        if rows.min() < 0 or rows.max() >= self.shape[0]:
+        least, most = int(rows.min()), int(rows.max())
+        if least < 0:
+            rows = np.where(rows < 0, rows + self.shape[0], rows)
+            least, most = int(rows.min()), int(rows.max())
+        if least < 0 or most >= self.shape[0]:
             raise IndexError(f"rows outside of {self.folder.name} with {self.shape[0]} rows")
+        number = least // self._rows
+        if number == most // self._rows:
+            chunk = self.chunk(number)
+            return np.asarray(chunk[rows - number * self._rows if number else rows])
         numbers = rows // self._rows
-        if numbers.min() == numbers.max():
-            number = int(numbers.flat[0])
-            return np.asarray(self.chunk(number)[rows - number * self._rows])
         out = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
         for number in np.unique(numbers):
             chosen = numbers == number

@@ -197,15 +197,15 @@ def transform(targets: dict[str, NDArray[Any]], crop: Geometry) -> dict[str, NDA
     """
     result = dict(targets)
     permutation = keypoints.flip_permutation(CONVENTION)
-    flip = crop.flip
+    flip = np.flatnonzero(crop.flip)
 
     points2d = targets["keypoints2d"].copy()
-    points2d[flip] = points2d[flip][:, permutation]
+    points2d[flip] = targets["keypoints2d"][flip[:, None], permutation]
     moved = geometry.apply_affine(crop.affine, points2d[..., :2])
     points2d[..., :2] = np.where(points2d[..., 2:] > 0, moved, 0)
 
     points3d = targets["keypoints3d"].copy()
-    points3d[flip] = points3d[flip][:, permutation]
+    points3d[flip] = targets["keypoints3d"][flip[:, None], permutation]
     points3d[..., :3] = points3d[..., :3] @ _turns(crop).transpose(0, 2, 1)
 
     pose = targets["pose"].copy()

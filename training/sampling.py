@@ -32,6 +32,8 @@ Int = NDArray[np.int64]
 Word = NDArray[np.uint64]
 
 _ROUNDS = 8
+# How many samples are drawn at once, and how many such blocks are kept.
+_AT_ONCE, _BLOCKS_KEPT = 4096, 4
 # What a key is for; two uses of the same numbers must not meet.
 _ORDER, _WALK, _REDRAW, _NOISE, _GEOMETRY = range(5)
 
@@ -53,8 +55,13 @@ def hashed(*parts: ArrayLike) -> Word:
     The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
     generators", 2014), applied to each part added to the state.
     """
-    state = np.zeros(1, np.uint64)
-    for part in parts:
+    # Plain numbers first, as long as there is no array: NumPy would need ten times as long for one.
+    start = 0
+    arrays = next((n for n, part in enumerate(parts) if not isinstance(part, int)), len(parts))
+    for part in parts[:arrays]:
+        start = _scrambled_number(start + part)  # type: ignore[operator]
+    state = np.array([start], np.uint64)
+    for part in parts[arrays:]:
         state = _scrambled(state + _words(part))
     return state
 
@@ -70,6 +77,14 @@ def _scrambled(state: Word) -> Word:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
+
+
+def _scrambled_number(state: int) -> int:
+    """As `_scrambled`, of one number."""
+    state = (state + 0x9E3779B97F4A7C15) % 2**64
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+    return state ^ (state >> 31)
 
 
 def permute(index: ArrayLike, size: ArrayLike, key: ArrayLike) -> Int:
@@ -229,8 +244,37 @@ class Sampler:
         position : (B,) int64
             Which of the store's persons, in ``range(sizes[store])``.
         """
+        first = step - step % self._steps_at_once
+        store, position = self._drawn(epoch, first)
+        mine = slice((step - first) * self.batch_size, (step - first + 1) * self.batch_size)
+        return store[mine].copy(), position[mine].copy()
+
+    @property
+    def _steps_at_once(self) -> int:
+        return max(1, _AT_ONCE // self.batch_size)
+
+    def _drawn(self, epoch: int, first: int) -> tuple[Int, Int]:
+        """The samples of some steps, kept for the steps that follow.
+
+        For a batch alone NumPy's calls cost ten times as long as what they compute.
+        """
+        found = self._recent.get((epoch, first))
+        if found is None:
+            found = self._draw(epoch, first, self._steps_at_once)
+            # Several threads may come here at once; they find the same.
+            if len(self._recent) >= _BLOCKS_KEPT:
+                self._recent.clear()
+            self._recent[epoch, first] = found
+        return found
+
+    @cached_property
+    def _recent(self) -> dict[tuple[int, int], tuple[Int, Int]]:
+        return {}
+
+    def _draw(self, epoch: int, first: int, steps: int) -> tuple[Int, Int]:
         counts, starts, sizes = self._tables
-        mine = step * self.batch_size + np.arange(self.batch_size)
+        last = min(first + steps, self.steps)
+        mine = np.arange(first * self.batch_size, last * self.batch_size)
         # An epoch is a line on which the samples of each store lie together. Every rank takes each
         # world_size-th of it, hence the same of each store, in an order of its own.
         order = hashed(self.seed, _ORDER, epoch, self.rank)
