@@ -182,8 +182,8 @@ class AdversarialPrior:
     lr : float
         Of the discriminator's Adam; 1e-4 in the published runs. It follows the schedule of the run.
     seed : int
-        Of the draws and of the first weights, which are the same in all processes; torch's own
-        random state is left as it was.
+        Of the draws and of the first weights, which are the same in all processes; the random state
+        of torch on the CPU is left as it was.
     device : torch.device
     """
 

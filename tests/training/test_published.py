@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import lzma
+import re
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,15 @@ def test_one_store_of_the_mixes_is_a_mix_by_itself(tmp_path: Path) -> None:
     (source,) = mixes.sources("eft_coco_train", tmp_path)
     assert source.store == str(tmp_path / "eft_coco_train.zarr")
     assert mixes.published_on("eft_coco_train")[0][1].pa_mpjpe == 60.82
+
+
+def test_the_page_about_recipes_names_recipes_that_are_there() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    known = mixes.recipe_names()
+    assert f"{len(known)} configurations" in page
+    named = set(re.findall(r"`((?:hmr|spin|cliff)[a-z0-9-]*)`", page))
+    assert len(named) > 25
+    assert named <= set(known)
 
 
 def invoke(*words: object) -> Any:
