@@ -81,13 +81,14 @@ def synchronised(network: nn.Module) -> nn.Module:
     Layers that are in evaluation mode, because a backbone keeps their statistics, stay as they are,
     and so do the names of all tensors.
     """
-    from timm.layers import convert_sync_batchnorm
+    from timm.layers.norm_act import convert_sync_batchnorm
 
     kind = nn.modules.batchnorm._BatchNorm
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, kind) and child.training:
-                setattr(module, name, convert_sync_batchnorm(child))
+                changed = convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
+                setattr(module, name, changed)
     return network
 
 

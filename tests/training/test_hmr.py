@@ -246,3 +246,21 @@ def test_a_file_of_another_backbone_is_refused_by_the_first_tensor_that_differs(
     (tmp_path / "b.pth").write_bytes(b"nothing of the kind")
     with pytest.raises(DataError, match=r"b\.pth"):
         load_backbone_weights(Backbone("test_resnet", image_size=64), tmp_path / "b.pth")
+
+
+def test_a_file_of_a_whole_network_initialises_the_regressor_too(tmp_path: Path) -> None:
+    """What a fine-tuning starts from; a file of a backbone leaves the regressor at its start."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(8)
+    whole = hmr.build(SMALL)
+    save_file(whole.state_dict(), tmp_path / "whole.safetensors")
+    trunk = {name: t for name, t in whole.state_dict().items() if name.startswith("backbone.")}
+    save_file(trunk, tmp_path / "trunk.safetensors")
+    started = {}
+    for name in ("whole", "trunk"):
+        recipe = dataclasses.replace(SMALL, init=str(tmp_path / f"{name}.safetensors"))
+        started[name] = hmr.build(recipe).state_dict()
+        assert all(torch.equal(started[name][key], tensor) for key, tensor in trunk.items())
+    assert torch.equal(started["whole"]["head.fc2.weight"], whole.head.fc2.weight)
+    assert not torch.equal(started["trunk"]["head.fc2.weight"], whole.head.fc2.weight)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from humandata.training import losses
-from humandata.training.backbone_weights import load_backbone_weights
+from humandata.training.backbone_weights import load_backbone_weights, load_head_weights
 from humandata.training.backbones import Backbone
 from humandata.training.batches import Batch
 from humandata.training.heads import DEFAULTS, HMRHead
@@ -87,6 +87,8 @@ class HMR(nn.Module):
 def build(recipe: Recipe, pretrained: bool = True) -> HMR:
     """The network of a recipe, initialised as ``recipe.init`` says.
 
+    A file of a whole HMR initialises the regressor too, as a fine-tuning wants it.
+
     Parameters
     ----------
     recipe : Recipe
@@ -96,11 +98,13 @@ def build(recipe: Recipe, pretrained: bool = True) -> HMR:
     """
     from_timm = pretrained and recipe.init == "imagenet"
     backbone = Backbone(recipe.backbone, from_timm, recipe.image_size)
-    if pretrained and recipe.init not in ("imagenet", "none"):
-        load_backbone_weights(backbone, Path(recipe.init))
     options = dataclasses.replace(DEFAULTS, dropout=recipe.dropout)
     folder = Path(recipe.body_models) if recipe.body_models else None
-    return HMR(backbone, HMRHead(backbone.channels, options, folder))
+    head = HMRHead(backbone.channels, options, folder)
+    if pretrained and recipe.init not in ("imagenet", "none"):
+        load_backbone_weights(backbone, Path(recipe.init))
+        load_head_weights(head, Path(recipe.init))
+    return HMR(backbone, head)
 
 
 def project(joints: Tensor, camera_translation: Tensor) -> Tensor:
