@@ -7,6 +7,7 @@ A pack is written once, by one process, and what it turned out to hold lies besi
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,14 +85,17 @@ def read_pictures(
     root: Path, names: Sequence[str], frames: Frames, tiled: bool = False
 ) -> Iterator[bytes | Encoded | OSError]:
     """The content of files, or of frames as JPEG; or why one cannot be read."""
-    for name, (video, frame) in zip(names, frames, strict=True):
+    rows = range(len(names))
+    for video, group in itertools.groupby(rows, key=lambda row: frames[row][0]):
         if video:
-            yield from read_frames(root, [video], [frame], tiled)
+            numbers = [frames[row][1] for row in group]
+            yield from read_frames(root, [video] * len(numbers), numbers, tiled)
             continue
-        try:
-            yield read_file(root / name)
-        except OSError as error:
-            yield error
+        for row in group:
+            try:
+                yield read_file(root / names[row])
+            except OSError as error:
+                yield error
 
 
 def blocks(films: Sequence[str], most: int = PICTURES_PER_PACK) -> list[slice]:

@@ -57,11 +57,10 @@ def read_frames(
     """
     global _open
     for video, frame in zip(videos, frames, strict=True):
-        file = root / video
-        if _open is None or _open.file != file or frame < _open.at:
+        if _open is None or (_open.root, _open.name) != (root, video) or frame < _open.at:
             if _open is not None:
                 _open.close()
-            _open = _Reader(file, video)
+            _open = _Reader(root, video)
         try:
             picture = _open.read(int(frame))
             yield _tiled(picture) if tiled else _encode(picture, 0)
@@ -75,10 +74,11 @@ def read_frames(
 class _Reader:
     """One video that is read forwards."""
 
-    def __init__(self, file: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str) -> None:
         import cv2
 
-        self.file = file
+        file = root / name
+        self.root = root
         self.name = name
         self.at = -1  # frame that was handed out or skipped last
         self._problem: OSError | None = None
