@@ -130,7 +130,7 @@ def stored_bodies(
 def poses_of(bodies: Bodies, protocol: Protocol) -> Poses:
     """Joints by the protocol's regressor, meshes on demand."""
     joints = bodies.joints(protocol.regressor)
-    root = joints[:, protocol.root, None].copy()  # a view would keep all 17
+    root = _root(joints, protocol)
 
     def meshes(at: slice) -> Array:
         vertices = bodies.vertices(at)
@@ -335,13 +335,18 @@ def _of_parameters(
 
 
 def _of_vertices(vertices: Array, place: Array, protocol: Protocol, folder: Path | None) -> Poses:
+    if protocol.regressor != "h36m":
+        raise HumandataError(
+            f"protocol {protocol.name} compares joints that vertices alone do not tell: give SMPL "
+            "parameters"
+        )
     model = body_model(protocol.prediction_body, folder)
     regressor = model.single.regressor(protocol.regressor)
     joints = np.empty((len(place), len(regressor), 3), np.float32)
     for start in range(0, len(place), BLOCK):
         at = place[start : start + BLOCK]
         joints[start : start + BLOCK] = regressor @ np.asarray(vertices[at], np.float32)
-    root = joints[:, protocol.root, None].copy()  # a view would keep all 17
+    root = _root(joints, protocol)
 
     def meshes(at: slice) -> Array:
         block = np.asarray(vertices[place[at]], np.float32)
@@ -350,9 +355,21 @@ def _of_vertices(vertices: Array, place: Array, protocol: Protocol, folder: Path
     return Poses(_select(joints, protocol), meshes)
 
 
+def _root(joints: Array, protocol: Protocol) -> Array:
+    """The protocol's root (n, 1, 3); a copy, because a view would keep all joints."""
+    root: Array = joints[:, np.atleast_1d(protocol.root)].mean(axis=1, keepdims=True)
+    return root
+
+
 def _select(joints: Array, protocol: Protocol) -> Array:
     """The protocol's joints, root-relative; arrays of just those joints are so already."""
     if joints.shape[1] == len(protocol.joints):
         return joints
+    if joints.shape[1] != len(keypoints.names(protocol.regressor)):
+        raise HumandataError(
+            f"protocol {protocol.name} takes {len(keypoints.names(protocol.regressor))} joints of "
+            f"{protocol.regressor}, or the {len(protocol.joints)} of LSP; the predictions hold "
+            f"{joints.shape[1]}. Give SMPL parameters"
+        )
     selected: Array = formulas.root_relative(joints, protocol.root)[:, protocol.joints]
     return selected

@@ -222,7 +222,7 @@ def pck2d(
 def head_sizes(gt: Array, head: tuple[int, int] = (12, 13)) -> Float64:
     """Length (N,) from neck to top of the head of 2D joints (N, K, 2); NaN where not known."""
     ends = np.asarray(gt[:, head], np.float64)
-    known = np.isfinite(ends).all(axis=(1, 2))
+    known = np.asarray(np.isfinite(ends).all(axis=(1, 2)))
     sizes = lengths(np.where(known[:, None], ends[:, 0] - ends[:, 1], 0))
     return np.where(known, sizes, np.nan)
 

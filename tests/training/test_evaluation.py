@@ -19,7 +19,14 @@ from tiny_store import write_tiny_store
 
 import humandata
 from humandata import keypoints
-from humandata.bodymodel import GENDERS, body_model, forward, mean_parameters, write_pkl
+from humandata.bodymodel import (
+    GENDERS,
+    body_model,
+    forward,
+    joints_smpl54,
+    mean_parameters,
+    write_pkl,
+)
 from humandata.errors import DataError, HumandataError
 from humandata.rotations import rotation6d_to_matrix
 from humandata.store import Store
@@ -255,6 +262,36 @@ def test_ground_truth_joints_agree_with_smplx(store: Store, tmp_path: Path) -> N
         relative = (joints - joints[:, :1])[:, list(PW3D.joints)]
         assert np.abs(ours.joints[mine] - relative).max() < 1e-5
         assert np.abs(ours.mesh(slice(None))[mine] - (vertices - joints[:, :1])).max() < 1e-5
+
+
+def test_the_24_joints_of_spin_are_gathered_from_the_54_of_the_whole_body(store: Store) -> None:
+    protocol = dataclasses.replace(
+        GENERIC, name="24", regressor="smpl_24", joints=(*range(13), 18), root=(2, 3)
+    )
+    values, gender = parameters(store), np.asarray(store.instances["gender"])
+    given = [array.astype(np.float64) for array in values.values()]
+    sides = {}
+    for name, codes in (("true", gender), ("predicted", np.ones_like(gender))):
+        joints = np.empty((len(store), 14, 3))
+        for code, sex in ((1, "neutral"), (MALE, "male"), (FEMALE, "female")):
+            model, rows = body_model(sex), codes == code
+            body = joints_smpl54(model, *forward(model, *(array[rows] for array in given)))
+            spin, _ = keypoints.convert(body, "smpl_54", "smpl_24")
+            joints[rows] = (spin - spin[:, 2:4].mean(1, keepdims=True))[:, [*range(13), 18]]
+        sides[name] = joints
+    errors = 1000 * np.linalg.norm(sides["predicted"] - sides["true"], axis=-1).mean(axis=1)
+    predictions = Predictions(ids(store), **values)
+    result = evaluate(store, predictions=predictions, protocol=protocol, any_store=True)
+    np.testing.assert_allclose(result.errors["mpjpe"], errors, atol=1e-3)
+    every = Bodies(*values.values(), np.zeros(len(store), int)).joints("smpl_24")
+    neutral = joints_smpl54(body_model(), *forward(body_model(), *given))
+    np.testing.assert_allclose(
+        every, keypoints.convert(neutral, "smpl_54", "smpl_24")[0], atol=1e-5
+    )
+    for name, other in (("joints", np.zeros((len(store), 17, 3))), ("vertices", every)):
+        wrong = Predictions(ids(store), **{name: other})
+        with pytest.raises(HumandataError, match="SMPL parameters"):
+            evaluate(store, predictions=wrong, protocol=protocol, metrics=["mpjpe"])
 
 
 def test_everybody_who_is_not_male_is_scored_in_the_female_body_on_3dpw(store: Store) -> None:

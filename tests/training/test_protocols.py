@@ -74,10 +74,20 @@ def test_human36m_and_eft_are_what_the_field_reports_on() -> None:
     assert (h36m.dataset, h36m.split, h36m.ground_truth) == ("h36m", "test_p2", "keypoints3d")
     assert h36m.joints == named("pw3d-test").joints
     assert "no mesh" in dict(h36m.in_words())["PVE"]
-    rows = {name: named(name).expected_rows for name in PROTOCOLS if name.startswith("eft")}
-    assert rows == {"eft-coco-val": 10_510, "eft-lspet-test": 2_433, "eft-ochuman-test": 1_783}
-    for name in rows:
-        assert set(named(name).ground_truth_body) == {"neutral"}
+    rows = {"eft-coco-val": 10_510, "eft-lspet-test": 2_433, "eft-ochuman-test": 1_783}
+    for name, count in rows.items():
+        ours, other = named(name), named(f"{name}-24")
+        assert ours.expected_rows == count
+        assert set(ours.ground_truth_body) == {"neutral"}
+        # The other way of mmhuman3d's evaluation: the mean of the hips, 14 of 24 joints.
+        changed = {k for k, v in ours.as_dict().items() if v != other.as_dict()[k]}
+        assert changed == {"name", "title", "regressor", "joints", "root"}
+        assert (other.joints, other.root) == ((*range(13), 18), (2, 3))
+        assert "middle of joints 2 and 3 of the 24" in dict(other.in_words())["root"]
+        # Both ways take the same joints of a person.
+        assert [n.removesuffix("_extra") for n in other.joint_names[:12]] == [
+            n.removesuffix("_extra") for n in ours.joint_names[:12]
+        ]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
