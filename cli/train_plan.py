@@ -142,6 +142,8 @@ def plan_text(plan: dict[str, Any]) -> str:
         f"  {store['share']:6.1%}  {store['path']} ({store['persons']:,} persons)"
         for store in plan["stores"]
     ]
+    if plan["prior"]:
+        lines.append(f"  against real bodies: {plan['prior']}")
     defaults = _defaults()
     changed = {k: v for k, v in recipe.items() if k != "mix" and v != defaults[k]}
     lines += [f"  {name} = {json.dumps(value)}" for name, value in changed.items()]

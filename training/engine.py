@@ -482,7 +482,7 @@ def describe(recipe: Recipe, out: Path) -> dict[str, Any]:
     """
     stores = [(humandata.open(source.store), source.weight) for source in recipe.mix]
     mix = make_mix(recipe, stores)
-    load_algorithm(recipe.algorithm)
+    bodies = read_bodies(Path(recipe.prior)) if recipe.prior else None
     shares = zip(stores, mix.persons, mix.sampler.counts, strict=True)
     return {
         "recipe": recipes.to_dict(recipe),
@@ -490,6 +490,7 @@ def describe(recipe: Recipe, out: Path) -> dict[str, Any]:
         "device": str(choose_device(recipe.device)),
         "steps": recipe.total_steps(mix.steps_per_epoch),
         "steps_per_epoch": mix.steps_per_epoch,
+        "prior": f"{bodies.title} ({len(bodies):,})" if bodies else None,
         "stores": [
             {"path": str(s.path), "persons": len(rows), "share": count / mix.sampler.length}
             for (s, _), rows, count in shares

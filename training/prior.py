@@ -167,7 +167,7 @@ def _from_store(path: Path) -> Bodies:
     rows = np.flatnonzero(np.asarray(store.instances["smpl/valid"][:]))
     if not len(rows):
         raise DataError(path, "smpl/valid", expected=_EXPECTED, found="no valid body")
-    title = f"{len(rows):,} bodies of {store.dataset} {store.split}"
+    title = f"bodies of {store.dataset} {store.split}"
     return Bodies(store.instances["smpl/body_pose"], store.instances["smpl/betas"], rows, title)
 
 
@@ -200,9 +200,9 @@ class AdversarialPrior:
             torch.manual_seed(int(hashed(_KEY, seed)[0] >> 1))
             self.network = SMPLDiscriminator()
         self.network.to(device)
-        self.optimizer = torch.optim.Adam(
-            [{"params": list(self.network.parameters()), "lr": lr, "peak_lr": lr}]
-        )
+        groups = [{"params": list(self.network.parameters()), "lr": lr, "peak_lr": lr}]
+        fused = torch.device(device).type in ("cuda", "cpu")
+        self.optimizer = torch.optim.Adam(groups, fused=fused)
 
     def step(
         self,

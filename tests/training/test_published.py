@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import timm
 from click.testing import CliRunner
-from pw3d_store import write_pw3d_store
+from tiny_store import write_tiny_store
 
 from humandata.cli.main import cli
 from humandata.errors import HumandataError
@@ -196,7 +196,7 @@ def test_an_unknown_recipe_is_refused_with_near_names() -> None:
 
 
 def test_one_store_of_the_mixes_is_a_mix_by_itself(tmp_path: Path) -> None:
-    write_pw3d_store(tmp_path / "eft_coco_train.zarr", pictures=False)
+    (tmp_path / "eft_coco_train.zarr").mkdir()
     (source,) = mixes.sources("eft_coco_train", tmp_path)
     assert source.store == str(tmp_path / "eft_coco_train.zarr")
     assert mixes.published_on("eft_coco_train")[0][1].pa_mpjpe == 60.82
@@ -245,7 +245,7 @@ def test_all_recipes_are_listed_or_those_of_a_mix() -> None:
 def test_a_recipe_with_the_prior_asks_for_real_bodies_or_takes_those_of_a_store(
     tmp_path: Path,
 ) -> None:
-    store = write_pw3d_store(tmp_path / "eft_coco_train.zarr", pictures=True)
+    store = write_tiny_store(tmp_path / "eft_coco_train.zarr", count=2)
     words = ["train", "--recipe", "hmr-only-eft-coco", "--stores", tmp_path, "--out", "run"]
     refused = invoke(*words)
     assert refused.exit_code == 2
@@ -254,7 +254,8 @@ def test_a_recipe_with_the_prior_asks_for_real_bodies_or_takes_those_of_a_store(
     dry = [*words, "--device", "cpu", "--dry-run", "--json"]
     plan = json.loads(invoke(*dry, "--prior", store).output)
     assert plan["recipe"]["prior"] == str(store)
+    assert plan["prior"] == "bodies of eft_coco_train train (2)"
     assert plan["published"][0]["pa_mpjpe"] == 60.82
-    without = json.loads(invoke(*dry, "--prior", "none").output)
-    assert without["recipe"]["prior"] is None
-    assert "PA-MPJPE 60.82 mm" in invoke(*dry[:-1], "--prior", "none").output
+    text = invoke(*dry[:-1], "--prior", "none").output
+    assert "prior =" not in text
+    assert "PA-MPJPE 60.82 mm" in text
