@@ -65,9 +65,9 @@ def inspect(
     """Show what the store STORE holds: rows, fields, joints, cameras, bodies, where it comes from.
 
     With --verify, every chunk and picture is held against its checksum, every field against the
-    schema, and the people against what is possible: 3D joints that fall on 2D joints, bones that
-    keep their length, left that is left, boxes that hold their joints, nobody twice. What is
-    merely odd is a warning and leaves the exit status 0.
+    schema, and the people against what is possible: 3D joints and bodies that fall on 2D joints,
+    bodies that stand on 3D joints, bones that keep their length, left that is left, boxes that hold
+    their joints, nobody twice. What is merely odd is a warning and leaves the exit status 0.
     """
     import humandata
     from humandata import inspection

@@ -25,7 +25,8 @@ Where this differs from the peers:
 Cameras: training from ``camera.calibration``; the test set has none in its annotations, so they
 are fitted, scene by scene, to the joints whose 3D and 2D agree (to some thousandths of a pixel).
 Hips and spine are adjusted differently in 2D and 3D, by up to 2 px: they are left out of the fit
-and of ``reprojection_error``.
+and of ``reprojection_error``. That the extrinsics put the joints of all cameras in one place of the
+world is checked, too.
 
 Boxes hold all stored joints, enlarged 1.2 about their centre, not clipped; ``--option box=spin``
 makes SPIN's, a square around the 17.
@@ -311,6 +312,9 @@ def _sequence(
                     expected=f"{count} rows, as annot2 has",
                     found=f"{len(values)}",
                 )
+        if name == "annot3":
+            views = [calibration[camera] for camera in cameras]
+            disagree = mpi_inf_3dhp_files.compare_cameras(cells, views)
         spaces[name] = [v[rows] / 1000 for v, rows in zip(cells, chosen, strict=True)]
     parts = []
     for i, camera in enumerate(cameras):
@@ -343,6 +347,8 @@ def _sequence(
         columns.filtered = filtered[i]
         columns.records = records[i]
         parts.append(_sound(columns, name))
+    if disagree is not None:
+        parts[0].notes.append(f"{subject}/{sequence}: {disagree}")
     return parts, counter
 
 

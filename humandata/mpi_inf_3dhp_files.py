@@ -54,6 +54,9 @@ TRAIN_FRAMES = (
 TEST_FRAMES = ("{base}/imageSequence/img_{number:06d}.jpg", "images/{scene}_{number:06d}.jpg")
 """Extracted frames: the number is that of the annotation row, counted from 1."""
 
+ONE_PLACE = 0.02
+"""Metres by which cameras may disagree on where a joint is in the world."""
+
 _DAMAGED = "The file is cut off or damaged: download and unpack it again"
 
 
@@ -251,6 +254,50 @@ def check_frames(file: Path) -> None:
             found=f"{frames[wrong[0]]}",
             hint="Rows are repeated, or some were taken away: use the file of the release",
         )
+
+
+def compare_cameras(joints: Sequence[Float], views: Sequence[Calibration]) -> str | None:
+    """Do the extrinsics of a sequence put the joints of all its cameras in one place of the world.
+
+    Parameters
+    ----------
+    joints : sequence of (N, 28, 3) float64
+        ``annot3`` of each camera, millimetres.
+    views : sequence of Calibration
+        Of the same cameras.
+
+    Returns
+    -------
+    str or None
+        What is wrong, in words where transposing or inverting mends it; None where all agree.
+    """
+    count = min(len(values) for values in joints)
+    if len(joints) < 2 or not count:
+        return None
+    rows = np.unique(np.linspace(0, count - 1, 50).astype(np.int64))
+    seen = np.stack([values[rows].reshape(-1, 3) / 1000 for values in joints])
+    turn = np.stack([view.extrinsics[:3, :3] for view in views])
+    shift = np.stack([view.extrinsics[:3, 3] for view in views])[:, None]
+
+    def apart(world: Float) -> float:
+        away = np.linalg.norm(world - world[:1], axis=-1)[1:]
+        return float(np.median(away[np.isfinite(away)])) if np.isfinite(away).any() else 0.0
+
+    found = apart((seen - shift) @ turn)
+    if found <= ONE_PLACE:
+        return None
+    back = np.swapaxes(turn, 1, 2)
+    tried = {
+        ": its rotations are transposed": apart((seen - shift) @ back),
+        ": it is the inverse, camera to world": apart(seen @ back + shift),
+        ": its translations are the cameras' places": apart(seen @ turn + shift),
+    }
+    best = min(tried, key=lambda words: tried[words])
+    words = best if tried[best] <= max(ONE_PLACE, found / 100) else ""
+    return (
+        f"camera.calibration puts one person {1000 * found:.0f} mm apart (median) in the world of "
+        f"different cameras{words}"
+    )
 
 
 def frames_first(file: Path, name: str, values: Any, axes: int) -> Float:

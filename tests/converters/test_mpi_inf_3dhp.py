@@ -501,6 +501,44 @@ def test_a_camera_that_is_calibrated_twice_is_named(tmp_path: Path) -> None:
         converted(tmp_path, tmp_path / "s.zarr")
 
 
+def turn_extrinsics(file: Path, how: str) -> None:
+    """Write other extrinsics into a calibration."""
+    lines = file.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.split()[:1] == ["extrinsic"]:
+            matrix = np.array(line.split()[1:], float).reshape(4, 4)
+            if how == "transposed":
+                matrix[:3, :3] = matrix[:3, :3].T
+            elif how == "inverse":
+                matrix = np.linalg.inv(matrix)
+            elif how == "places":
+                matrix[:3, 3] = -matrix[:3, :3].T @ matrix[:3, 3]
+            else:
+                matrix[:3, 3] += 1000 * number
+            lines[number] = "  extrinsic " + " ".join(repr(float(v)) for v in matrix.ravel())
+    file.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("transposed", "its rotations are transposed"),
+        ("inverse", "it is the inverse, camera to world"),
+        ("places", "its translations are the cameras' places"),
+        ("another", "mm apart (median) in the world of different cameras"),
+    ],
+)
+def test_extrinsics_that_put_one_person_in_several_places_are_told(
+    tmp_path: Path, how: str, words: str
+) -> None:
+    write_train(tmp_path)
+    _, sound = converted(tmp_path, tmp_path / "1.zarr", options={"cameras": "0,1,8"})
+    assert not any("different cameras" in note for note in sound.notes)
+    turn_extrinsics(tmp_path / "S1" / "Seq1" / "camera.calibration", how)
+    _, report = converted(tmp_path, tmp_path / "2.zarr", options={"cameras": "0,1,8"})
+    assert sum(note.startswith("S1/Seq1: ") and words in note for note in report.notes) == 1
+
+
 def test_damaged_videos_cost_their_frames_and_say_so(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     write_train(raw, videos={0: 4})
