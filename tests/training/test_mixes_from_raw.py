@@ -13,6 +13,7 @@ import lsp_release
 import lspet_release
 import mpi_inf_3dhp_release
 import mpii_release
+import muco_release
 import pytest
 from click.testing import CliRunner, Result
 
@@ -64,6 +65,11 @@ def eft(raw: Path) -> None:
         eft_release.write_picture(raw / place / picture)
 
 
+def muco(raw: Path) -> None:
+    muco_release.write_json(raw)
+    muco_release.write_pictures(raw)
+
+
 RELEASES: dict[str, Callable[[Path], object]] = {
     "h36m": h36m,
     "mpi_inf_3dhp": mpi_inf_3dhp,
@@ -72,6 +78,7 @@ RELEASES: dict[str, Callable[[Path], object]] = {
     "lsp": lsp,
     "lspet": lambda raw: lspet_release.write_original(raw, lspet_release.original()),
     "eft": eft,
+    "muco": muco,
 }
 
 
@@ -93,7 +100,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mix1", "mix2", "mix3", "mix5", "mix6", "mix8", "mix9"])
+@pytest.mark.parametrize("name", [f"mix{number}" for number in (1, 2, 3, 4, 5, 6, 8, 9, 11)])
 def test_a_mix_can_start_from_what_the_converters_wrote(stores: Path, name: str) -> None:
     said = run("train", "--mix", name, "--stores", stores, *SMALL, "--dry-run", "--out", "x")
     assert said.exit_code == 0, said.output
@@ -102,7 +109,7 @@ def test_a_mix_can_start_from_what_the_converters_wrote(stores: Path, name: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mix5", "mix9"])
+@pytest.mark.parametrize("name", ["mix5", "mix9", "mix11"])
 def test_a_mix_trains(stores: Path, tmp_path: Path, name: str) -> None:
     """Two steps over people from every one of its releases."""
     steps = [*SMALL, "--set", "vertices_weight=0", "--device", "cpu", "--json"]
