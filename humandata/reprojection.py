@@ -285,7 +285,7 @@ def bodies_on_joints(store: Store, rows: Any) -> Placed | None:
         return np.where(fixed, points, points - (points * weight).sum(axis=1, keepdims=True))
 
     extent = np.ptp(np.where(found.both[..., None], found.target, found.target[:, :1]), axis=1)
-    return replace(
+    people = replace(
         found,
         target=see(found.target),
         see=see,
@@ -293,6 +293,29 @@ def bodies_on_joints(store: Store, rows: Any) -> Placed | None:
         fixed=bool(fixed.any()),
         **_of_bodies(store, found, posed),
     )
+    if not people.fixed:
+        return people
+    pelvis = posed.pelvis[np.isin(posed.rows, found.rows)]
+    return replace(people, undone={**people.undone, OFFSET: lambda: _with_offset(people, pelvis)})
+
+
+def _with_offset(people: Placed, pelvis: Float) -> Float | None:
+    """Bodies moved by ``A J - J`` for the turn A that suits them best, where it suits them well.
+
+    A dataset may turn a body by more than the camera of its picture (AGORA: about the person, too),
+    so that A is not known; but it keeps the length of J.
+    """
+    weight = people.both[..., None] / people.both.sum(axis=1)[:, None, None]
+    wanted = ((people.target - people.points3d) * weight).sum(axis=1)
+    turned = wanted + pelvis
+    turned *= np.linalg.norm(pelvis, axis=1, keepdims=True) / np.maximum(
+        np.linalg.norm(turned, axis=1, keepdims=True), 1e-9
+    )
+    left = np.linalg.norm(wanted + pelvis - turned, axis=1)
+    if np.median(left) > 0.05 * np.median(np.linalg.norm(wanted, axis=1)):
+        return None
+    moved: Float = people.points3d + (turned - pelvis)[:, None]
+    return moved
 
 
 def _projected(store: Store, index: Array, values: Float, convention: str) -> Placed | None:
@@ -443,8 +466,8 @@ def _mistake(store: Store, read: Callable[[Array], Placed | None], typical: floa
         return None
     shares = {EXCHANGED: np.median(people.residual(flipped=True) / people.size)}
     undone = {words: undo(people) for words, undo in CORRECTIONS.items()}
-    undone |= {words: undo() for words, undo in people.undone.items()}
-    for words, points in undone.items():
+    tried = [*undone.items(), *((words, undo()) for words, undo in people.undone.items())]
+    for words, points in tried:
         if points is not None:
             shares[words] = np.median(people.residual(points) / people.size)
     best = min(shares, key=lambda words: shares[words])

@@ -15,6 +15,7 @@ from agora_release import (
     Person,
     Truth,
     camera_matrix,
+    into_world,
     kid_template,
     pose_smpl,
     pose_smplx,
@@ -459,6 +460,32 @@ def test_children_are_posed_with_their_template_and_left_out_without_it(
     for check in (check_body_reprojection(store), check_body_joints(store)):
         assert check.passed
         assert "left out" not in check.summary
+
+
+@pytest.mark.parametrize("shift", [None, (0.1, 0, 0)])
+def test_a_translation_that_the_turns_moved_without_the_pelvis_is_told(
+    tmp_path: Path, shift: tuple[float, float, float] | None
+) -> None:
+    truth = write_agora(tmp_path)
+    columns = read(tmp_path)
+    transl = columns.instances["smpl/transl"]
+    for row, n, person in people_of(columns, truth):
+        if shift is not None:
+            transl[row] += shift
+            continue
+        # The fit's translation, taken for a point: turned and moved as its vertices are.
+        see, fit = truth.world_to_camera[n], person.scan.fit["translation"]
+        transl[row] = see(into_world(fit[None], person.yaw, person.place))[0]
+    store_of = {
+        "images": columns.images,
+        "instances": columns.instances,
+        "sequences": columns.sequences,
+    }
+    with humandata.create(tmp_path / "s.zarr", dataset="agora", split="train") as writer:
+        writer.append(**store_of, field_attributes=columns.field_attributes)
+    check = check_body_joints(humandata.open(tmp_path / "s.zarr"))
+    assert ("the pelvis offset is missing" in check.summary) == (shift is None)
+    assert check.verdict == ("failed" if shift is None else "passed")
 
 
 def test_nobody_learns_or_is_scored_on_a_child_as_an_adult(tmp_path: Path) -> None:
