@@ -130,9 +130,13 @@ class SMPL(nn.Module):
             arrays |= {"hand_components": [first.hand_components]}
         arrays |= {name: [rows] for name, rows in first.regressors.items()}
         for name, values in arrays.items():
-            tensors = [torch.tensor(np.ascontiguousarray(v), dtype=dtype) for v in values]
+            # A copy in any case: the model's own arrays may lie in its file, or be transposed.
+            kind = np.float64 if dtype == torch.float64 else np.float32
+            tensors = [torch.from_numpy(np.array(v, kind, order="C")) for v in values]
             tensor = tensors[0] if len(tensors) == 1 else torch.stack(tensors)
             self.register_buffer(name, tensor, persistent=False)
+        for model in models:
+            model.let_go()
 
     # What a training step asks for --------------------------------------------------------------
 

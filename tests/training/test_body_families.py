@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,12 @@ def models(files: dict[str, Path]) -> dict[str, BodyModel]:
 
 @pytest.fixture(scope="module")
 def modules(models: dict[str, BodyModel]) -> dict[tuple[str, torch.dtype], SMPL]:
-    dtypes = (torch.float32, torch.float64)
-    return {(name, dtype): SMPL(models[name], dtype) for name in models for dtype in dtypes}
+    double = {name: SMPL(model, torch.float64) for name, model in models.items()}
+    return {
+        (name, dtype): copy.deepcopy(body).to(dtype)
+        for name, body in double.items()
+        for dtype in (torch.float32, torch.float64)
+    }
 
 
 def peer(file: Path, layer: bool, **options: Any) -> Any:
