@@ -60,7 +60,8 @@ from humandata.cli import train_plan
 @click.option(
     "--init",
     metavar="imagenet|none|FILE",
-    help="What the backbone starts from (default imagenet, downloaded once by timm).",
+    help="What the network starts from (default imagenet: the backbone, downloaded once by timm). "
+    "A file of a whole network fills the regressor too.",
 )
 @click.option("--loss", help="smooth_l1 (default), l1 or mse.")
 @click.option("--image-size", type=int, help="Side of a crop in pixels (default 224).")

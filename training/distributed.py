@@ -71,7 +71,8 @@ class Ranks:
         """The network with its gradients averaged over all processes."""
         if self.world_size == 1:
             return network
-        wrapped: nn.Module = nn.parallel.DistributedDataParallel(network)
+        # As in the references: running statistics are not sent about, process 0 keeps its own.
+        wrapped: nn.Module = nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
         return wrapped
 
 
