@@ -116,12 +116,19 @@ def mask_boxes(file: Path, rows: NDArray[np.int64]) -> Float:
                     expected=f"a mask for pose {rows.max()}",
                     found=f"{len(references)} masks",
                 )
+            # Through h5py's lower level and into the same memory: masks are megabytes each, and
+            # this takes less than half the time.
+            stored = np.empty((0, 0), np.uint8)
             for i, row in enumerate(rows):
-                mask = np.asarray(content[references[row]]).T == 1
-                columns, lines = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+                dataset = h5py.h5r.dereference(references[row], content.id)
+                if dataset.shape != stored.shape:
+                    stored = np.empty(dataset.shape, np.uint8)
+                dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, stored)
+                mask = stored == 1
+                columns, lines = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
                 if len(columns):
                     boxes[i] = columns[0], lines[0], columns[-1] + 1, lines[-1] + 1
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(
             file,
             expected="a MATLAB 7.3 file with Masks",
