@@ -259,3 +259,14 @@ def test_a_file_of_another_family_is_refused_by_name(
     monkeypatch.delenv("HUMANDATA_BODY_MODELS", raising=False)
     with pytest.raises(HumandataError, match="SMPL-X has no stand-in"):
         body_model("neutral", family="smplx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["smplh", "smplx"])
+def test_every_family_compiles_to_one_graph(family: str, modules: Any) -> None:
+    body = modules[family, torch.float64]
+    bodies = random_bodies(family, 2, torch.float64)
+    torch._dynamo.reset()
+    compiled = torch.compile(body.forward, fullgraph=True, backend="aot_eager")
+    for ours, plain in zip(compiled(**bodies), body(**bodies), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-12, rtol=0)
