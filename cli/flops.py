@@ -5,18 +5,33 @@ from __future__ import annotations
 import click
 
 
-@click.command(epilog="Example: humandata flops --backbone resnet50 --backbone hrnet_w32")
-@click.option("--algorithm", default="hmr", show_default=True, help="As for humandata train.")
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      humandata flops --backbone resnet50 --backbone hrnet_w32_hmrbench
+      humandata flops --algorithm hmr --algorithm cliff --backbone resnet50 --json
+    """
+)
+@click.option(
+    "--algorithm", multiple=True, default=("hmr",), show_default=True,
+    help="As for humandata train; may be repeated.",
+)  # fmt: skip
 @click.option(
     "--backbone", multiple=True, default=("resnet50",), show_default=True,
     help="timm's name; may be repeated.",
 )  # fmt: skip
 @click.option(
-    "--image-size", type=click.IntRange(16, 2048), default=224, show_default=True,
-    help="Side of the crop in pixels.",
+    "--image-size", type=click.IntRange(16, 2048),
+    help="Side of the crop in pixels; by default 256 for CLIFF, 224 for the others.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def flops(algorithm: str, backbone: tuple[str, ...], image_size: int, as_json: bool) -> None:
+def flops(
+    algorithm: tuple[str, ...],
+    backbone: tuple[str, ...],
+    image_size: int | None,
+    as_json: bool,
+) -> None:
     """Count what a network computes for one crop, with torch's own counter.
 
     GMACs are thousand million multiply-accumulates; papers of this field often call them GFLOPs.
@@ -27,13 +42,15 @@ def flops(algorithm: str, backbone: tuple[str, ...], image_size: int, as_json: b
     need_torch()
     from humandata.training.complexity import complexity
 
-    found = [complexity(algorithm, name, image_size) for name in backbone]
+    found = [complexity(one, name, image_size) for one in algorithm for name in backbone]
     if as_json:
         print_json([one.as_dict() for one in found])
         return
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (
+            one.algorithm,
             one.backbone,
+            one.image_size,
             f"{one.gmacs:.3f}",
             f"{one.parameters / 1e6:.3f}",
             ", ".join(
@@ -42,4 +59,5 @@ def flops(algorithm: str, backbone: tuple[str, ...], image_size: int, as_json: b
         )
         for one in found
     ]
-    click.echo(table(rows, ("backbone", "GMACs", "M parameters", "GMACs of each part")))
+    titles = ("algorithm", "backbone", "crop", "GMACs", "M parameters", "GMACs of each part")
+    click.echo(table(rows, titles))

@@ -50,8 +50,18 @@ class Complexity:
         return asdict(self) | {"gmacs": self.gmacs}
 
 
-def complexity(algorithm: str = "hmr", backbone: str = "resnet50", size: int = 224) -> Complexity:
+def complexity(
+    algorithm: str = "hmr", backbone: str = "resnet50", size: int | None = None
+) -> Complexity:
     """Count parameters and operations of an algorithm on a backbone, with random weights.
+
+    Parameters
+    ----------
+    algorithm, backbone : str
+        As in a recipe.
+    size : int, optional
+        Side of the crop in pixels, by default that of the published networks: 256 for CLIFF, which
+        sees three quarters of it, and 224 for the others.
 
     Raises
     ------
@@ -60,10 +70,12 @@ def complexity(algorithm: str = "hmr", backbone: str = "resnet50", size: int = 2
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    module = load_algorithm(algorithm)
+    size = getattr(module, "IMAGE_SIZE", 224) if size is None else size
     recipe = dataclasses.replace(
         Recipe(), algorithm=algorithm, backbone=backbone, image_size=size, init="none"
     )
-    network = load_algorithm(algorithm).build(recipe, pretrained=False).eval()
+    network = module.build(recipe, pretrained=False).eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         network(_blank(size))

@@ -9,6 +9,7 @@ everything else. No code of the file, and none it names, is run either way.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,9 @@ def read(path: Path) -> File:
 
 def _load(path: Path) -> tuple[Any, str]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True), "weights_only"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles of another protocol
+            return torch.load(path, map_location="cpu", weights_only=True), "weights_only"
     except (pickle.UnpicklingError, UnicodeDecodeError):
         # The module is torch's way to choose an unpickler; `weights_only` is about its default one.
         # Python 2 wrote arrays as text, which only Latin 1 can hold; names are ASCII.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from click.testing import CliRunner
 from tiny_store import write_tiny_store
 
 from humandata.cli.main import cli
-from humandata.training import recipes
+from humandata.errors import DataError
+from humandata.training import checkpoints, recipes
 from humandata.training.algorithms import hmr
 
 
@@ -49,6 +52,67 @@ def test_what_was_written_is_evaluated(published: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "hmr.safetensors" in result.output
     assert "mpjpe" in result.output
+
+
+def test_what_was_written_starts_a_training(published: Path, tmp_path: Path) -> None:
+    out, store = tmp_path / "hmr.safetensors", write_tiny_store(tmp_path / "tiny.zarr", 3)
+    CliRunner().invoke(cli, ["weights", "import", str(published), "--out", str(out)])
+    arguments = [
+        *("train", "--mix", str(store), "--out", str(tmp_path / "run"), "--init", str(out)),
+        *("--backbone", "resnet18", "--image-size", "64", "--batch-size", "2", "--steps", "1"),
+        *("--set", "lr=1e-30", "--set", "vertices_weight=0", "--workers", "0", "--device", "cpu"),
+    ]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    # At a learning rate of next to nothing the weights are still those of the file.
+    trained, _ = checkpoints.load_network(tmp_path / "run")
+    imported, _ = checkpoints.load_network(out)
+    for name, value in imported.backbone.named_parameters():
+        found = trained.backbone.get_parameter(name)
+        torch.testing.assert_close(found, value, rtol=0, atol=1e-25, msg=name)
+
+
+def test_a_file_that_would_run_a_command_does_not(tmp_path: Path) -> None:
+    mark = tmp_path / "was_here"
+    torch.save({"model": {"conv1.weight": torch.zeros(1)}, "x": Command(mark)}, tmp_path / "a.pth")
+    result = CliRunner().invoke(cli, ["weights", "import", str(tmp_path / "a.pth")])
+    assert result.exit_code == 1
+    assert "read by restricted" in result.output
+    assert "conv1.weight: 1" in result.output
+    # Nor as a plain pickle, which is no PyTorch file.
+    (tmp_path / "b.pth").write_bytes(pickle.dumps({"model": Command(mark)}))
+    result = CliRunner().invoke(cli, ["weights", "import", str(tmp_path / "b.pth")])
+    assert isinstance(result.exception, DataError)
+    assert "b.pth" in str(result.exception)
+    arguments = ["train", "--mix", str(tmp_path), "--init", str(tmp_path / "a.pth")]
+    CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "run")])
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Command(mark)))
+    assert mark.exists()
+
+
+class Command:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_a_network_that_is_not_here_is_named_and_status_1(tmp_path: Path) -> None:
+    parts = {"keypoint_deconv_layers.0.weight": 4, "smpl_deconv_layers.0.weight": 4, "pose_mlp": 2}
+    names = {f"model.head.{name}": torch.zeros(size) for name, size in parts.items()}
+    torch.save({"state_dict": names}, tmp_path / "pare.ckpt")
+    result = CliRunner().invoke(cli, ["weights", "import", str(tmp_path / "pare.ckpt")])
+    assert result.exit_code == 1
+    assert "PARE is not among the algorithms here, hmr, spin, cliff" in result.output
+    document = json.loads(
+        CliRunner().invoke(cli, ["weights", "import", str(tmp_path / "pare.ckpt"), "--json"]).output
+    )
+    assert (document["other"], document["complete"]) == ("PARE", False)
+    assert sum(row["tensors"] for row in document["rows"]) == 3
 
 
 def test_json_says_the_same(published: Path) -> None:

@@ -16,7 +16,7 @@ from humandata import cameras, geometry
 from humandata.bodymodel import body_model
 from humandata.errors import HumandataError
 from humandata.training import checkpoints, engine, predictions, recipes
-from humandata.training.algorithms import cliff, cliff_original
+from humandata.training.algorithms import cliff, cliff_original, hmr
 from humandata.training.augment import prepare
 from humandata.training.batches import Batch, evaluation_batches
 from humandata.training.engine import training_body
@@ -115,6 +115,22 @@ def test_the_regressor_gets_the_box_between_features_and_pose() -> None:
         result = head(torch.from_numpy(features), torch.from_numpy(box))
     for ours, expected in zip(result, state, strict=True):
         np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("module", "form", "share"), FORMS)
+def test_it_starts_from_a_whole_cliff_but_takes_only_the_backbone_of_an_hmr(
+    module: Any, form: cameras.CliffForm, share: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(4)
+    whole, other = module.build(SMALL), hmr.build(SMALL)
+    for network in (whole, other):
+        torch.save({"state_dict": network.state_dict()}, tmp_path / "a.pth")
+        started = module.build(dataclasses.replace(SMALL, init=str(tmp_path / "a.pth")))
+        for name, tensor in network.backbone.state_dict().items():
+            assert torch.equal(started.backbone.state_dict()[name], tensor), name
+        same = torch.equal(started.head.decpose.weight, network.head.decpose.weight)
+        assert same == (network is whole)
+    assert torch.equal(module.build(SMALL).head.init_pose, whole.head.init_pose)
 
 
 def test_it_sees_the_middle_columns_of_a_square() -> None:

@@ -39,6 +39,9 @@ FORM: CliffForm = "mmhuman3d"
 ASPECT = CLIFF_CROP[0] / CLIFF_CROP[1]
 """Width of what the network sees, over its height."""
 
+IMAGE_SIZE = CLIFF_CROP[1]
+"""Side of the crops of the published networks, in pixels."""
+
 CROP_FACTOR = 1 / ASPECT
 """How much larger than the enlarged box of a store the square crop is in training."""
 

@@ -19,6 +19,8 @@ from humandata.training.smpl import SMPL
 
 FORM: CliffForm = "cliff"
 
+IMAGE_SIZE = cliff.IMAGE_SIZE
+
 
 def build(recipe: Recipe, pretrained: bool = True) -> CLIFF:
     """As `humandata.training.algorithms.cliff.build`, in the authors' form."""
