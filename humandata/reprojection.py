@@ -38,6 +38,8 @@ WARN_RATE = 0.02
 WEAK_CAMERA = "extra/weak_camera"
 
 EXCHANGED = "left and right of the 3D joints are exchanged"
+MIRRORED = "one side is mirrored, x being negated or the picture flipped"
+MIRRORED_NAMES = f"{MIRRORED}, with left and right renamed"
 TRANSPOSED = "the camera rotation was applied transposed"
 INVERTED = "the inverse of the extrinsics was applied"
 WORLD = "the 3D joints are still in the world frame"
@@ -112,7 +114,7 @@ class Placed:
     root: Float | None = None
     transl: Float | None = None
     fixed: bool = True
-    undone: Mapping[str, Callable[[], Float]] = field(default_factory=dict)
+    undone: Mapping[str, Callable[[], Float | None]] = field(default_factory=dict)
 
     def residual(self, points3d: Float | None = None, flipped: bool = False) -> Float:
         """Mean residual per person, (n,) pixels or metres; infinite where most are behind."""
@@ -164,6 +166,8 @@ CORRECTIONS: dict[str, Callable[[Placed], Float | None]] = {
     # P = R^T (X - t)
     INVERTED: lambda p: _move(p, lambda r, x, t: _turn(r, _turn(r, x) + t) + t),
     WORLD: lambda p: _move(p, lambda r, x, t: _turn(r, x) + t),
+    MIRRORED: lambda p: p.points3d * [-1, 1, 1],
+    MIRRORED_NAMES: lambda p: p.points3d[:, p.flip] * [-1, 1, 1],
     MILLIMETRES: _shrink,
     OFFSET: lambda p: None if p.turn is None else p.points3d + p.turn[:, None],
     # Of bodies, translation and root rotation are moved apart, and one may be wrong alone.
@@ -464,12 +468,13 @@ def _mistake(store: Store, read: Callable[[Array], Placed | None], typical: floa
     people = read(spread_rows(len(store), SAMPLE))
     if typical <= SUSPECT_SHARE or people is None:
         return None
-    shares = {EXCHANGED: np.median(people.residual(flipped=True) / people.size)}
+    shares = {EXCHANGED: float(np.median(people.residual(flipped=True) / people.size))}
     undone = {words: undo(people) for words, undo in CORRECTIONS.items()}
     tried = [*undone.items(), *((words, undo()) for words, undo in people.undone.items())]
     for words, points in tried:
         if points is not None:
-            shares[words] = np.median(people.residual(points) / people.size)
+            share = float(np.median(people.residual(points) / people.size))
+            shares[words] = min(share, shares.get(words, np.inf))
     best = min(shares, key=lambda words: shares[words])
     return best if shares[best] < min(0.5 * typical, BAD_SHARE) else None
 

@@ -301,10 +301,30 @@ def place_by_millimetres(columns: Columns) -> None:
     joints[..., :3] += 999 * root
 
 
+def flip_pictures(columns: Columns) -> None:
+    """Mirrored pictures, as augmentation makes them; the names of the sides as they were."""
+    columns["instances"]["keypoints2d"][..., 0] = (
+        SIZE[0] - columns["instances"]["keypoints2d"][..., 0]
+    )
+
+
+def flip_pictures_and_names(columns: Columns) -> None:
+    flip_pictures(columns)
+    order = keypoints.flip_permutation("coco")
+    columns["instances"]["keypoints2d"] = columns["instances"]["keypoints2d"][:, order]
+
+
+def negate_x(columns: Columns) -> None:
+    columns["instances"]["keypoints3d"][..., 0] *= -1
+
+
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
         (exchange_sides, "left and right of the 3D joints are exchanged"),
+        (negate_x, "one side is mirrored, x being negated"),
+        (flip_pictures, "x being negated or the picture flipped"),
+        (flip_pictures_and_names, "picture flipped, with left and right renamed"),
         (transpose_rotation, "rotation was applied transposed"),
         (invert_extrinsics, "inverse of the extrinsics"),
         (stay_in_the_world, "still in the world frame"),
@@ -490,11 +510,7 @@ def test_a_left_leg_longer_than_the_right_is_a_warning(broken: Any) -> None:
     assert check.details[-1][0] == "shin"
 
 
-def mirror_x(columns: Columns) -> None:
-    columns["instances"]["keypoints3d"][..., 0] *= -1
-
-
-@pytest.mark.parametrize("mistake", [exchange_sides, mirror_x])
+@pytest.mark.parametrize("mistake", [exchange_sides, negate_x])
 def test_mirrored_bodies_point_their_toes_backwards(
     broken: Any, mistake: Callable[[Columns], None]
 ) -> None:
