@@ -141,12 +141,15 @@ def read(unit: Unit) -> Columns:
     )
     instances["smpl/source"] = np.where(valid, CLIFF, 0).astype(np.uint8)
     instances["gender"] = np.where(valid, NEUTRAL, 0).astype(np.uint8)
+    repeated = np.zeros(rest.rows, bool)
     if "annot_id" in rest:
         ids = preprocessed.array(rest, "annot_id", ())
         if not (np.isfinite(ids) & (ids == np.round(ids))).all():
             raise DataError(file, "annot_id", expected="whole numbers", found="others")
         instances["source_id"] = ids.astype(np.int64)
         attributes["source_id"] = {"meaning": "annotation id of COCO (annot_id)"}
+        repeated[:] = True
+        repeated[np.unique(ids, return_index=True)[1]] = False
     columns = Columns(images, instances, {}, attributes, records=rest.rows)
     focal = preprocessed.array(rest, "focal_l", ())
     rest.add("focal_l", focal.astype(np.float32))
@@ -159,7 +162,12 @@ def read(unit: Unit) -> Columns:
         )
         for row in np.flatnonzero(other).tolist()
     ]  # fmt: skip
-    return preprocessed.finish(file, columns, rest, paths, boxes, other)
+    repeated &= ~other
+    columns.rejects += [
+        Reject(file.name, f"row {row} ({paths[row]})", "duplicate_id", "its annot_id came before")
+        for row in np.flatnonzero(repeated).tolist()
+    ]
+    return preprocessed.finish(file, columns, rest, paths, boxes, other | repeated)
 
 
 def _cameras(unit: Unit, columns: Columns, focal: Float) -> Bool:

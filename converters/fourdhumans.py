@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from humandata import fourdhumans_files, preprocessed, unpickle
+from humandata import fourdhumans_files, preprocessed, tar_files, unpickle
 from humandata.converters.converter import Columns, DatasetInfo, Option, Reject, Unit
 from humandata.errors import DataError
 from humandata.humandata_extra import Leftovers
@@ -208,6 +208,12 @@ def _read_tar(unit: Unit) -> Columns:
             known = masks is not None and 0 <= at < len(masks)
             areas.append(int(masks[at].sum()) if masks is not None and known else 0)
             without_mask += not known
+    for name in tar_files.repeated(file):
+        # Labels that come again are those of another picture, or of the same people.
+        if name.endswith(".data.pyd"):
+            key = name.removesuffix(".data.pyd")
+            rejects.append(Reject(shard, key, "duplicate_key", "this key came before"))
+            records += 1
     images, instances, _ = preprocessed.rows_of_pictures(f"fourdhumans/{unit.raw.name}/{shard}",
                                                          paths)  # fmt: skip
     columns = Columns(images, instances, records=records, rejects=rejects, filtered=filtered)

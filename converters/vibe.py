@@ -12,8 +12,8 @@ What is decided here:
   slots that share one point in every row are absent. VIBE keeps the head of MPI-INF-3DHP in slot
   43, where SPIN keeps its head top.
 * **3D** values of 3DPW keep a translation of the world: only differences between joints mean
-  anything, so the origin is ``unknown`` and there is no SMPL translation. Rows that ``valid`` calls
-  unusable keep their 2D joints only.
+  anything, so the origin is ``unknown`` and there is no SMPL translation. Rows that ``valid`` (of
+  3DPW) or ``valid_i`` (of MPI-INF-3DHP) calls unusable keep their 2D joints only.
 * **Boxes** are centre, width and height; they hold a factor of 1.1 in files of 3DPW and
   MPI-INF-3DHP, of 1 else (``--option bbox_factor``).
 * **Paths** are those of the authors' machine: what lies before the dataset's own folders is cut.
@@ -129,8 +129,9 @@ def read(unit: Unit) -> Columns:
     columns.field_attributes["bbox_xywh"] = _rule(unit)
     _sequences(unit, rest, columns, videos, first)
     usable = np.ones(rest.rows, bool)
-    if "valid" in rest:
-        usable = rest.flags("valid")
+    for key in ("valid", "valid_i"):
+        if key in rest and np.size(data[key]) == rest.rows:
+            usable &= rest.flags(key)
     _joints(unit, rest, columns, usable)
     if "pose" in rest and "shape" in rest:
         pose = preprocessed.array(rest, "pose", (72,))

@@ -339,6 +339,8 @@ def describe(check: ReleaseCheck, most: int = 5) -> list[str]:
 
 def _describe_split(said: SplitCheck, most: int) -> list[str]:
     total = sum(said.files.values())
+    if not said.units:
+        return [f"split    {said.split}: cannot be read, for the reason below"]
     lines = [
         f"split    {said.split}: {_count(said.units, 'unit')}, "
         f"{_count(len(said.files), 'annotation file')}, {_size(total)}"

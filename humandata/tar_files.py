@@ -12,24 +12,45 @@ from humandata.errors import DataError
 def members(archive: Path) -> dict[str, tuple[int, int]]:
     """Name of every file of an archive, and where its bytes begin and how many they are.
 
+    Of files of one name the first is taken; `repeated` names them.
+
     Raises
     ------
     DataError
         It is no tar archive, or is cut off.
     """
     status = archive.stat()
-    return _members(archive, status.st_size, status.st_mtime_ns)
+    return _members(archive, status.st_size, status.st_mtime_ns)[0]
+
+
+def repeated(archive: Path) -> tuple[str, ...]:
+    """Names that occur again in an archive, once for every time.
+
+    Raises
+    ------
+    DataError
+        It is no tar archive, or is cut off.
+    """
+    status = archive.stat()
+    return _members(archive, status.st_size, status.st_mtime_ns)[1]
 
 
 @functools.lru_cache(maxsize=8)
-def _members(archive: Path, size: int, _: int) -> dict[str, tuple[int, int]]:
+def _members(
+    archive: Path, size: int, _: int
+) -> tuple[dict[str, tuple[int, int]], tuple[str, ...]]:
     found: dict[str, tuple[int, int]] = {}
+    again: list[str] = []
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"{member.name} ends behind the end of the file")
-                if member.isfile():
+                if not member.isfile():
+                    continue
+                if member.name in found:
+                    again.append(member.name)
+                else:
                     found[member.name] = (member.offset_data, member.size)
             end = tar.offset
         with open(archive, "rb") as stream:
@@ -46,7 +67,7 @@ def _members(archive: Path, size: int, _: int) -> dict[str, tuple[int, int]]:
             archive, expected="a complete tar archive", found="no end mark",
             hint="The file is cut off: fetch it again",
         )  # fmt: skip
-    return found
+    return found, tuple(again)
 
 
 def read_file(path: Path) -> bytes:

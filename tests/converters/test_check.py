@@ -75,6 +75,7 @@ def test_every_converter_says_of_an_empty_folder_what_it_expects(name: str, tmp_
     assert f"expects  {converter.find(name).INFO.expects}" in result.output
     assert f"missing or wrong: {tmp_path}" in result.output
     assert "could start: no" in result.output
+    assert "0 units" not in result.output
     assert "no such file or folder" in run(name, "--check", tmp_path / "nowhere").output
 
 

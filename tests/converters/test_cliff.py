@@ -106,6 +106,14 @@ def test_pictures_of_another_release_are_recognised_by_their_diagonal(
     assert columns.instances["source_id"].tolist() == [7]
 
 
+def test_an_annotation_that_comes_again_is_rejected(file: Path) -> None:
+    values = release.make().values
+    values["annot_id"][2] = values["annot_id"][0]
+    columns = read(release.write(file, values))
+    assert [(r.record.split(" ")[1], r.reason) for r in columns.rejects] == [("2", "duplicate_id")]
+    assert columns.instances["source_id"].tolist() == [453981, 1215]
+
+
 def test_bad_rows_are_not_valid_or_rejected(file: Path, tmp_path: Path) -> None:
     values = release.make().values
     values["pose"][0, 3] = np.nan

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,21 @@ def test_people_that_cannot_be_read_are_rejected(
         ("d", "labels"), ("row 1", "box_without_size"),
     ]  # fmt: skip
     assert re.match(reason, columns.rejects[0].detail)
+
+
+def test_a_key_that_comes_again_is_rejected_and_the_first_stays(tmp_path: Path) -> None:
+    file = tar(tmp_path, release.shard())
+    with tarfile.open(file, "a") as archive:
+        again = release.labels(release.person(7))
+        info = tarfile.TarInfo("set-v1.0/000000_a.data.pyd")
+        info.size = len(again)
+        archive.addfile(info, io.BytesIO(again))
+    columns = read(file)
+    assert [(r.record, r.reason) for r in columns.rejects] == [
+        ("set-v1.0/000000_a", "duplicate_key")
+    ]
+    assert_first_person(columns)
+    assert columns.rows("instances") == 3
 
 
 def test_labels_that_would_run_code_stop_the_import(tmp_path: Path) -> None:

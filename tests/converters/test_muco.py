@@ -17,6 +17,7 @@ from humandata import DataError, HumandataError
 from humandata.converters import muco as converter
 from humandata.converters.converter import Columns, convert
 from humandata.keypoints import names
+from humandata.reprojection import check_body_reprojection, check_reprojection
 
 SOUND = [500, 501, 502, 503, 504]
 """The sixth person's box has no width."""
@@ -143,6 +144,9 @@ def test_a_store_is_made_with_its_pictures(tmp_path: Path) -> None:
     report = convert("muco", tmp_path / "raw", tmp_path / "s.zarr", workers=1, pictures="original")
     assert (report.instances, report.images, report.rejected) == (5, 3, {"empty_box": 1})
     store = humandata.open(tmp_path / "s.zarr")
+    # Joints fall on the pixels, bodies on the joints: the store says so of itself.
+    for check in (check_reprojection(store), check_body_reprojection(store)):
+        assert check.passed, check.summary
     assert store.picture(1) == (tmp_path / "raw" / release.NAMES[1]).read_bytes()
 
 

@@ -81,6 +81,14 @@ def test_absent_joints_of_mpi_inf_3dhp_are_not_points_at_minus_the_pelvis(tmp_pa
     assert columns.sequences["name"] == ["S1_Seq1_vid0"]
 
 
+def test_frames_that_mpi_inf_3dhp_calls_invalid_keep_their_2d_joints_only(tmp_path: Path) -> None:
+    data = release.mpii3d() | {"valid_i": np.array([1, 0, 1])}
+    at = read(release.dump(tmp_path / "mpii3d_val_db.pt", data)).instances
+    assert at["keypoints3d"][..., 3].any(axis=1).tolist() == [True, False, True]
+    assert at["keypoints2d"][1].any()
+    assert at["extra/valid_i"].tolist() == [1, 0, 1]
+
+
 def test_in_other_files_slots_that_share_one_point_are_absent(tmp_path: Path) -> None:
     data = release.mpii3d()
     columns = read(release.dump(tmp_path / "h36m_train_db.pt", data))

@@ -6,6 +6,7 @@ MPI-INF-3DHP.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 import scipy.io
+
+from humandata.bodymodel import body_model, forward, joints_smpl54
+from humandata.keypoints import convert
 
 SIZE = 1024
 NAMES = (
@@ -31,11 +35,22 @@ WITHOUT_BODY, NAN_BODY = 503, 501
 FLAT = 505
 
 
+@functools.cache
 def joints(person: int) -> np.ndarray:
-    """(21, 3) metres in the camera frame, two to six metres away."""
-    rng = np.random.default_rng(person)
-    middle = np.array([0.3 * (person % 3) - 0.3, 0.1, 2 + 0.8 * (person - 500)])
-    return middle + rng.uniform([-0.4, -0.9, -0.3], [0.4, 0.9, 0.3], (21, 3))
+    """(21, 3) metres in the camera frame: those of the body, two to six metres away."""
+    fit = body(person)
+    orient, pose = fit["pose"][None, :3], fit["pose"][None, 3:].reshape(1, 23, 3)
+    shaped = [values.astype(np.float32) for values in (orient, pose, fit["shape"][None])]
+    transl = fit["trans"][None].astype(np.float32)
+    vertices, kinematic = forward(body_model(), *shaped, transl)
+    every = joints_smpl54(body_model(), vertices, kinematic)
+    found, known = convert(every, "smpl_54", "muco", approximate=True)
+    points = found[0].astype(np.float64)
+    # Hands and toes, which this body has no regressor for, near wrists and ankles.
+    for joint, near in ((17, 4), (18, 7), (19, 10), (20, 13)):
+        if not known[joint]:
+            points[joint] = points[near] + [0.02, 0.05, -0.05]
+    return np.asarray(points)
 
 
 def project(points: np.ndarray, image: int) -> np.ndarray:
@@ -45,11 +60,10 @@ def project(points: np.ndarray, image: int) -> np.ndarray:
 
 def body(person: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1000 + person)
-    return {
-        "pose": rng.normal(0, 0.3, 72),
-        "shape": rng.normal(0, 1, 10),
-        "trans": joints(person)[14] - [0, 0.24, 0],
-    }
+    pose = rng.normal(0, 0.15, 72)
+    pose[:3] = [np.pi, 0, 0]  # SMPL's y is up, the camera's down
+    middle = [0.3 * (person % 3) - 0.3, 0.1, 2.5 + 0.8 * (person - 500)]
+    return {"pose": pose, "shape": rng.normal(0, 1, 10), "trans": np.array(middle)}
 
 
 def write_json(
