@@ -390,7 +390,7 @@ def flip_pose(pose: ArrayLike) -> Float:
     ndarray, shape (..., 24, 3)
     """
     joints, dtype = as_floating(pose, (24, 3), "pose")
-    mirrored: Float64 = joints[..., SMPL_FLIP, :] * np.array([1.0, -1.0, -1.0])
+    mirrored: Float64 = joints.take(SMPL_FLIP, axis=-2) * np.array([1.0, -1.0, -1.0])
     return mirrored.astype(dtype)
 
 

@@ -12,6 +12,7 @@ Source: ITU-T T.81 (ISO/IEC 10918-1), Annex B for the segments, E.1.4 and E.2.4 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -32,6 +33,9 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # A JFIF segment without thumbnail. Only its presence tells decoders that the colours are YCbCr.
 _JFIF = bytes.fromhex("ffe0 0010 4a46494600 0101 00 0001 0001 0000")
 
+
+_segment = struct.Struct(">BBH").unpack_from  # 0xFF, marker, length
+_frame = struct.Struct(">HBHHB").unpack_from  # length, precision, height, width, components
 
 _CYCLE = bytes(range(RST0, RST7 + 1))  # restart markers, one after the other
 _ENDS = _CYCLE + bytes([EOI])  # what an interval may end with
@@ -119,15 +123,14 @@ def segments(view: memoryview, at: int = 2) -> Iterator[tuple[int, int, int]]:
     while True:
         if at + 4 > size:
             raise DamagedPicture(f"JPEG file ends early, in its header ({size} bytes)")
-        if view[at] != 0xFF:
+        fixed, marker, length = _segment(view, at)
+        if fixed != 0xFF:
             raise DamagedPicture(f"JPEG header is damaged: no marker at byte {at}")
-        marker = view[at + 1]
         if marker == 0xFF:
             at += 1
             continue
         if marker < 0xC0 or RST0 <= marker <= EOI:
             raise DamagedPicture(f"JPEG header is damaged: marker {marker:#04x} at byte {at}")
-        length = view[at + 2] << 8 | view[at + 3]
         end = at + 2 + length
         if length < 2:
             raise DamagedPicture(f"JPEG header is damaged: a segment of no length at byte {at}")
@@ -180,16 +183,14 @@ def read_frame(data: Buffer) -> Frame:
         start = end
     if kind < 0:
         raise DamagedPicture("JPEG header gives no size")
-    at = frame
-    height, width = view[at + 5] << 8 | view[at + 6], view[at + 7] << 8 | view[at + 8]
-    components = view[at + 9]
+    length, _, height, width, components = _frame(view, frame + 2)
     if not height or not width:
         raise DamagedPicture("JPEG header gives no size")
-    if not components or (view[at + 2] << 8 | view[at + 3]) != 8 + 3 * components:
+    if not components or length != 8 + 3 * components:
         raise DamagedPicture("JPEG header is damaged: its frame header")
     across = down = 1
     if components > 1:
-        for factors in view[at + 11 : at + 10 + 3 * components : 3]:
+        for factors in view[frame + 11 : frame + 10 + 3 * components : 3]:
             across, down = max(across, factors >> 4), max(down, factors & 15)
     across, down = 8 * across, 8 * down
     return Frame(
@@ -339,13 +340,11 @@ def cut(
         )
     across, rows = frame.mcus_per_row // step, frame.mcu_rows
     count = across * rows
-    ends = np.empty(count + 1, np.int64)
-    ends[0] = frame.scan
     if len(lengths) != count:
         raise DamagedPicture(f"{len(lengths)} tiles in the index of a picture with {count}")
-    ends[1:] = lengths
-    np.add.accumulate(ends, out=ends)
-    if ends[-1] != len(view):
+    ends = np.add.accumulate(lengths, dtype=np.int64)
+    ends += frame.scan
+    if ends.item(-1) != len(view):
         raise DamagedPicture(
             f"the tiles of the index end at byte {ends[-1]} of a picture of {len(view)} bytes"
         )
@@ -361,17 +360,18 @@ def cut(
     height = min(stop * tile_height, frame.height) - top
 
     header = _header(view, frame, width, height)
+    taken = lengths.reshape(rows, across)[start:stop, first:last]
     parts: list[bytes | bytearray | memoryview] = [header]
     if last - first == across:  # neighbours in the file too
-        parts.append(view[int(ends[start * across]) : int(ends[stop * across])])
+        begin = ends.item(start * across) - taken.item(0)
+        parts.append(view[begin : ends.item(stop * across - 1)])
     else:
-        begins = ends[start * across + first : stop * across : across].tolist()
-        nexts = ends[start * across + last : stop * across + 1 : across].tolist()
-        parts += [view[a:b] for a, b in zip(begins, nexts, strict=True)]
+        nexts = ends[start * across + last - 1 : stop * across : across]
+        begins = ends[start * across + first : stop * across : across] - taken[:, 0]
+        parts += [view[a:b] for a, b in zip(begins.tolist(), nexts.tolist(), strict=True)]
     joined = bytearray().join(parts)
 
     # Restart markers count from 0 to 7 and over again; the last tile ends with the end marker.
-    taken = lengths.reshape(rows, across)[start:stop, first:last]
     at = np.add.accumulate(taken.ravel(), dtype=np.int64)
     at += len(header) - 1
     merged = np.frombuffer(joined, np.uint8)

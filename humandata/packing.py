@@ -143,7 +143,8 @@ def write_pack(
     Returns
     -------
     list of Reject
-        Pictures left out: missing or damaged.
+        Pictures left out: missing, or damaged in their header. A JPEG file that ends early is kept
+        as it is, and counted among those: people in its upper rows can be used.
     """
     found = _Found()
     blobs: list[tuple[bytes, ...]] = []
@@ -152,11 +153,13 @@ def write_pack(
             if isinstance(given, OSError):
                 raise given
             data, lengths, width = _taken(given)
-            info = probe(data)
+            info = probe(data, partial=True)
         except (OSError, DamagedPicture) as error:
             found.refuse(name, error)
             continue
-        if tiled and lengths is None:
+        if info.damage and not isinstance(given, Encoded):  # else the other store said so
+            found.kept[row] = f"damaged: {info.damage}"
+        elif tiled and lengths is None:
             data, lengths, width = _tile(data, row, found.kept)
         checksum, index = crc32c(data), b"" if lengths is None else lengths.astype("<u2").tobytes()
         tiles = (width, len(index) // 2)

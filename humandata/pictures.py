@@ -22,11 +22,16 @@ class DamagedPicture(HumandataError):
 
 @dataclass(frozen=True)
 class PictureInfo:
-    """Format and size of an encoded picture, read from its header."""
+    """Format and size of an encoded picture, read from its header.
+
+    ``damage`` says in words what is missing of a picture that is whole in its upper part at best;
+    it is empty where nothing is known to be.
+    """
 
     format: str
     width: int
     height: int
+    damage: str = ""
 
 
 class Memory:
@@ -63,11 +68,19 @@ class Memory:
         return fresh[:needed].reshape(height, width, channels)
 
 
-def probe(data: bytes) -> PictureInfo:
+def probe(data: bytes, partial: bool = False) -> PictureInfo:
     """Read format and size, and see whether the file is whole, without decoding pixels.
 
     JPEG: the markers are followed to the first scan, and the end marker must be there. PNG: the
     header and the end chunk. Anything else is decoded.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+    partial : bool
+        Accept a JPEG file that ends after its header and before its end: its upper rows can be
+        decoded.
 
     Raises
     ------
@@ -75,7 +88,7 @@ def probe(data: bytes) -> PictureInfo:
         With the reason in words.
     """
     if data[:2] == b"\xff\xd8":
-        return _probe_jpeg(data)
+        return _probe_jpeg(data, partial)
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         if len(data) < 33 or b"IEND" not in data[-16:]:
             raise DamagedPicture(f"PNG file ends early ({len(data)} bytes, no end chunk)")
@@ -91,7 +104,7 @@ def probe(data: bytes) -> PictureInfo:
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
-def _probe_jpeg(data: bytes) -> PictureInfo:
+def _probe_jpeg(data: bytes, partial: bool) -> PictureInfo:
     """Follow the segments of ITU-T T.81 Annex B up to the first scan."""
     size: tuple[int, int] | None = None
     at = 2
@@ -118,12 +131,17 @@ def _probe_jpeg(data: bytes) -> PictureInfo:
     if size is None or 0 in size:
         raise DamagedPicture("JPEG header gives no size")
     # Cameras and tools append data behind the end marker, so look for it rather than at the end.
+    damage = ""
     if data.rfind(b"\xff\xd9", at) < 0:
-        raise DamagedPicture(f"JPEG file ends early ({len(data)} bytes, no end marker)")
-    return PictureInfo("jpeg", *size)
+        damage = f"JPEG file ends early ({len(data)} bytes, no end marker)"
+        if not partial:
+            raise DamagedPicture(damage)
+    return PictureInfo("jpeg", *size, damage)
 
 
-def decode(data: bytes | memoryview | NDArray[np.uint8], reduce: int = 1) -> NDArray[np.uint8]:
+def decode(
+    data: bytes | bytearray | memoryview | NDArray[np.uint8], reduce: int = 1
+) -> NDArray[np.uint8]:
     """Decode to RGB.
 
     Parameters

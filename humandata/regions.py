@@ -151,7 +151,7 @@ def take_part(encoded: Encoded, box: Box, shrink: int = 1) -> Part:
     if shrink not in (1, 2, 4, 8):
         raise HumandataError(f"a picture cannot be shrunk by {shrink}: 1, 2, 4 and 8 are possible")
     data = encoded.data
-    if data[:2] != b"\xff\xd8":
+    if bytes(data[:2]) != b"\xff\xd8":
         return Part(encoded, None, None, box, 1)
     frame = jpeg.read_frame(data)
     if frame.width < 8 and frame.height < 8:
@@ -219,8 +219,8 @@ def _cut(encoded: Encoded, frame: jpeg.Frame, box: Box, shrink: int) -> jpeg.Cut
     left, top, right, bottom = box
     x, y = frame.mcu_width, frame.mcu_height
     outer = left * shrink, top * shrink, right * shrink, bottom * shrink
-    # Reduced pixels of the commonest layout have a sample of chroma each: libjpeg shrinks its blocks
-    # less, and interpolates nothing.
+    # Reduced pixels of the commonest layout have a sample of chroma each: libjpeg shrinks its
+    # blocks less, and interpolates nothing.
     margin = 0 if shrink > 1 and x == y == 16 else shrink
     assert encoded.lengths is not None
     try:

@@ -165,7 +165,8 @@ class Annotations:
         if field not in self._joints:
             return np.zeros((len(rows), 54, width), np.float32)
         index = self._joints[field]
-        points = np.asarray(self.store.instances[field][rows], np.float32)[:, index]
+        # Not `[:, index]`: it would lay the joints out first, for which all that follows pays.
+        points = np.asarray(self.store.instances[field][rows], np.float32).take(index, axis=1)
         points[:, index < 0] = 0
         points[points[..., -1] <= 0] = 0
         return points
@@ -200,12 +201,12 @@ def transform(targets: dict[str, NDArray[Any]], crop: Geometry) -> dict[str, NDA
     flip = np.flatnonzero(crop.flip)
 
     points2d = targets["keypoints2d"].copy()
-    points2d[flip] = targets["keypoints2d"][flip[:, None], permutation]
+    points2d[flip] = points2d[flip].take(permutation, axis=1)
     moved = geometry.apply_affine(crop.affine, points2d[..., :2])
-    points2d[..., :2] = np.where(points2d[..., 2:] > 0, moved, 0)
+    np.copyto(points2d[..., :2], moved, where=points2d[..., 2:] > 0)
 
     points3d = targets["keypoints3d"].copy()
-    points3d[flip] = targets["keypoints3d"][flip[:, None], permutation]
+    points3d[flip] = points3d[flip].take(permutation, axis=1)
     points3d[..., :3] = points3d[..., :3] @ _turns(crop).transpose(0, 2, 1)
 
     pose = targets["pose"].copy()

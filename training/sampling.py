@@ -59,7 +59,7 @@ def hashed(*parts: ArrayLike) -> Word:
     start = 0
     arrays = next((n for n, part in enumerate(parts) if not isinstance(part, int)), len(parts))
     for part in parts[:arrays]:
-        start = _scrambled_number(start + part)  # type: ignore[operator]
+        start = _scrambled_number(start + int(part))  # type: ignore[arg-type]
     state = np.array([start], np.uint64)
     for part in parts[arrays:]:
         state = _scrambled(state + _words(part))

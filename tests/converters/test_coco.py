@@ -164,7 +164,9 @@ def test_json_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None
         converted(tmp_path / "raw", tmp_path / "s.zarr")
 
 
-def test_a_missing_and_a_truncated_picture_are_rejected_with_their_persons(tmp_path: Path) -> None:
+def test_a_missing_picture_and_half_a_header_are_rejected_with_their_persons(
+    tmp_path: Path,
+) -> None:
     truth = write_coco(tmp_path / "raw")
     first, second = truth.size
     (tmp_path / "raw" / first).unlink()
@@ -172,10 +174,24 @@ def test_a_missing_and_a_truncated_picture_are_rejected_with_their_persons(tmp_p
     assert report.rejected == {"missing_picture": 1}
     assert store.instances["source_id"][:].tolist() == [442619, 1002]
     picture = tmp_path / "raw" / second
-    picture.write_bytes(picture.read_bytes()[:-400])
+    picture.write_bytes(picture.read_bytes()[:100])
     _, report = converted(tmp_path / "raw", tmp_path / "b.zarr")
     assert report.rejected == {"missing_picture": 1, "damaged_picture": 2}
     assert {r["file"] for r in rejects(report)} == {first, second}
+
+
+def test_a_picture_that_ends_early_is_kept_as_it_is_and_said(tmp_path: Path) -> None:
+    truth = write_coco(tmp_path / "raw")
+    picture = tmp_path / "raw" / list(truth.size)[1]
+    picture.write_bytes(picture.read_bytes()[:-400])
+    for pictures in ("original", "tiled"):
+        store, report = converted(
+            tmp_path / "raw", tmp_path / f"{pictures}.zarr", pictures=pictures
+        )
+        assert report.rejected == {}
+        assert report.kept_untiled == {"damaged": 1}
+        assert any("ends early" in note and picture.name in note for note in report.notes)
+        assert picture.read_bytes() in [store.picture(row) for row in range(len(truth.size))]
 
 
 def test_a_picture_of_another_size_than_annotated_is_rejected(tmp_path: Path) -> None:

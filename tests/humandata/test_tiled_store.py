@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from click.testing import CliRunner
 from coco_release import write_coco
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import humandata
 from humandata import DataError, HumandataError, inspection
@@ -165,9 +167,10 @@ def release(root: Path) -> tuple[Path, dict[str, bytes]]:
         "tiny_too.jpg": encode(smooth(20, 20)),
         # Sound up to the header and with an end marker, but half of the codes are gone.
         "half.jpg": sound[: len(sound) // 2] + b"\xff\xd9",
+        "truncated.jpg": sound[: len(sound) // 2],
     }
     for number, (name, data) in enumerate(contents.items()):
-        height, width = pixels(data).shape[:2]
+        width, height = Image.open(io.BytesIO(data)).size
         (root / "train2017" / name).write_bytes(data)
         release["images"].append(
             {"id": 100 + number, "file_name": name, "height": height, "width": width}
@@ -184,7 +187,7 @@ def test_pictures_that_cannot_be_tiled_are_kept_as_they_are_counted_and_said(
     raw, contents = release(tmp_path / "raw")
     report = convert("coco", raw, tmp_path / "s.zarr", workers=1)
     store = humandata.open(tmp_path / "s.zarr")
-    kept = {"not JPEG": 1, "too small to tile": 2, "damaged": 1}
+    kept = {"not JPEG": 1, "too small to tile": 2, "damaged": 2}
     assert report.tiled == 2
     assert report.kept_untiled == kept
     assert report.images == report.tiled + sum(report.kept_untiled.values())
@@ -197,10 +200,10 @@ def test_pictures_that_cannot_be_tiled_are_kept_as_they_are_counted_and_said(
     assert any("damaged, such as train2017/half.jpg" in note for note in report.notes)
     assert store.attributes["counts"]["kept_untiled"] == kept
     summary = inspection.summarise(store)["pictures"]
-    assert (summary["stored"], summary["tiled"], summary["kept_untiled"]) == (6, 2, kept)
+    assert (summary["stored"], summary["tiled"], summary["kept_untiled"]) == (7, 2, kept)
     told = CliRunner().invoke(cli, ["inspect", str(store.path)]).output
-    assert "6 stored" in told
-    assert "2 of them tiled; 1 kept as is: damaged" in told
+    assert "7 stored" in told
+    assert "2 of them tiled; 2 kept as is: damaged" in told
     told = (
         CliRunner()
         .invoke(cli, ["convert", "coco", str(raw), str(tmp_path / "t.zarr"), "--workers", "1"])
