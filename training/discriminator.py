@@ -13,6 +13,8 @@ One training step, with an optimiser of its own for the discriminator (Adam, 1e-
     discriminator_loss(*scores).backward()               # steps the discriminator
     with frozen(disc):
         generator_loss(disc(prediction.pose, prediction.betas))      # added to the other terms
+
+`humandata.training.prior` takes this step in training, with real bodies from a file or a store.
 """
 
 from __future__ import annotations
