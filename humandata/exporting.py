@@ -29,6 +29,7 @@ from humandata.errors import DataError, HumandataError
 from humandata.export_job import GENDER_LETTERS, Job
 from humandata.preprocessed import SIDE_PER_SCALE, group_by_picture
 from humandata.store import Store, Table
+from humandata.store_bodies import are_children
 
 __all__ = ["FORMATS", "Exported", "export"]
 
@@ -198,6 +199,10 @@ def _write_spin(job: Job, file: Path) -> int:
 
 def _put_spin_bodies(job: Job, data: dict[str, Array]) -> None:
     valid = job.instances("smpl/valid")
+    young = valid & are_children(job.store, slice(None))
+    if young.any():
+        valid = valid & ~young
+        job.notes.append(f"{int(young.sum()):,} children without a body: ten betas make none")
     orient, pose = job.instances("smpl/global_orient"), job.instances("smpl/body_pose")
     data["pose"] = np.concatenate([orient[:, None], pose], axis=1).reshape(len(valid), 72)
     data["shape"] = job.instances("smpl/betas")

@@ -465,8 +465,10 @@ def _read_blocks(
 
 def _mistake(store: Store, read: Callable[[Array], Placed | None], typical: float) -> str | None:
     """The known mistake whose undoing halves the residual, and makes it good."""
+    if typical <= SUSPECT_SHARE:
+        return None
     people = read(spread_rows(len(store), SAMPLE))
-    if typical <= SUSPECT_SHARE or people is None:
+    if people is None:
         return None
     shares = {EXCHANGED: float(np.median(people.residual(flipped=True) / people.size))}
     undone = {words: undo(people) for words, undo in CORRECTIONS.items()}

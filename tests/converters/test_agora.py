@@ -26,7 +26,7 @@ from agora_release import (
 from scipy.spatial.transform import Rotation
 
 import humandata
-from humandata import DataError, HumandataError, bodymodel, unpickle_objects
+from humandata import DataError, HumandataError, bodymodel, exporting, unpickle_objects
 from humandata.columns import Columns, join
 from humandata.converters import agora
 from humandata.converters.converter import Report, convert
@@ -502,6 +502,9 @@ def test_nobody_learns_or_is_scored_on_a_child_as_an_adult(tmp_path: Path) -> No
         rows, notes = evaluation.select_rows(store, evaluation.choose_protocol(store))
         assert rows.tolist() == np.flatnonzero(~kid | taken).tolist()
         assert any("without a valid body are left out" in note for note in notes) != taken
+        done = exporting.export(store, tmp_path / f"{out}.npz", "spin")
+        assert np.load(tmp_path / f"{out}.npz")["has_smpl"].tolist() == (~kid | taken).tolist()
+        assert any("children without a body" in note for note in done.notes) != taken
 
 
 # Bad input -------------------------------------------------------------------------------------
