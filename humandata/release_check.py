@@ -47,6 +47,7 @@ class Pictures:
     there: int = 0
     missing: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    short: list[str] = field(default_factory=list)  # videos with fewer frames than are asked for
     mean_bytes: float = 0.0
     frames_of_videos: bool = False
 
@@ -242,6 +243,12 @@ def _look_at_pictures(root: Path, columns: Columns) -> Pictures:
             earliest[film] = row
     rows += list(earliest.values())[:FILMS]
     said.frames_of_videos = bool(earliest)
+    for film in list(earliest)[:FILMS]:
+        last = int(max(frames[row] for row, name in enumerate(films) if name == film))
+        promised = _promised_frames(root / film)
+        if 0 < promised <= last:
+            words = f"{root / film} has {promised:,} frames, {last + 1:,} are asked for"
+            said.short.append(words)
     sizes = []
     for row in rows:
         (given,) = read_pictures(root, [names[row]], [(films[row], int(frames[row]))])
@@ -261,10 +268,27 @@ def _look_at_pictures(root: Path, columns: Columns) -> Pictures:
     return said
 
 
+def _promised_frames(file: Path) -> int:
+    """Frames that a video says it has; 0 where it cannot be opened or does not say."""
+    if not file.is_file():
+        return 0
+    import cv2
+
+    capture = cv2.VideoCapture(str(file))
+    try:
+        return max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+    finally:
+        capture.release()
+
+
 def _judge_pictures(
     said: SplitCheck, pictures: str, crop: int | None, strict: bool, elsewhere: bool
 ) -> None:
     seen = said.pictures
+    for words in seen.short if pictures != "none" or crop is not None else ():
+        (said.problems if strict else said.notes).append(
+            words if strict else f"{words}; poses without a frame would be counted and left out"
+        )
     if not seen.unusable:
         return
     needed = pictures != "none" or crop is not None

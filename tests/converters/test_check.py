@@ -16,6 +16,7 @@ import spin_release
 from click.testing import CliRunner, Result
 from coco_release import write_coco
 from h36m_release import write_h36m
+from mpi_inf_3dhp_release import write_train
 from pw3d_release import write_pw3d
 
 from humandata import HumandataError
@@ -156,6 +157,23 @@ def test_one_frame_each_of_a_few_videos_is_decoded(tmp_path: Path) -> None:
     assert split.pictures.frames_of_videos
     assert 1 <= split.pictures.looked_at <= FILMS <= split.pictures.of
     assert split.pictures.there == split.pictures.looked_at
+
+
+def test_a_video_with_fewer_frames_than_poses_is_told(tmp_path: Path) -> None:
+    write_train(tmp_path / "raw", frames=21, videos={0: 11})
+    (split,) = check_release("mpi_inf_3dhp", tmp_path / "raw", options={"cameras": "0"}).splits
+    film = tmp_path / "raw/S1/Seq1/imageSequence/video_0.avi"
+    told = f"{film} has 11 frames, 21 are asked for; poses without a frame would be counted"
+    assert any(note.startswith(told) for note in split.notes)
+    assert check_release(
+        "mpi_inf_3dhp", tmp_path / "raw", pictures="none", options={"cameras": "0"}
+    ).splits[0].pictures.short == [told.partition(";")[0]]  # fmt: skip
+    whole = check_release(
+        "mpi_inf_3dhp", tmp_path / "raw", options={"cameras": "0", "stride": "11"}
+    )
+    assert whole.splits[0].pictures.short  # frame 11 is the twelfth
+    strict = check_release("mpi_inf_3dhp", tmp_path / "raw", strict=True, options={"cameras": "0"})
+    assert not strict.could_start
 
 
 def test_the_estimate_of_the_disk_is_near_what_the_store_takes(tmp_path: Path) -> None:
