@@ -18,7 +18,8 @@ What is decided here:
   ``NAME_fits.npy`` (72 numbers of pose, 10 of shape; a pose of zeros is no fit) or an ``.npz`` of
   ``pose``, ``betas`` or ``shape``, and ``valid_fit`` or ``has_smpl``. Their root rotation is that
   of the camera of the crop (weak perspective), so there is no translation.
-* **Gender** is the file's; bodies without one are of the neutral model, as in SPIN.
+* **Gender** is the file's; bodies without one are of the neutral model, as in SPIN, whose loader
+  also says what numbers mean: 0 male, 1 female, -1 neither.
 
 Nothing is lost silently: other numbers per person become ``extra/KEY``, words become codes, and
 what could be kept in neither way is named.
@@ -83,6 +84,8 @@ INFO = DatasetInfo(
 )
 
 PARTS = {"openpose": 25, "part": 24}
+GENDER_NUMBERS = {"-1": NEUTRAL, "0": preprocessed.GENDERS["m"], "1": preprocessed.GENDERS["f"]}
+"""As SPIN's loader numbers them; files of its descendants hold these numbers."""
 PELVIS = 14
 """Of the 24 joints, the one that is subtracted where S is relative to the pelvis."""
 BBOX_FACTOR = 1.2
@@ -235,7 +238,7 @@ def _bodies(unit: Unit, rest: Leftovers, columns: Columns, fits: list[Path]) -> 
         source[valid] = FIT_SOURCES.index(_source(unit))
     elif not fits:
         return
-    gender = preprocessed.genders(rest, "gender")
+    gender = preprocessed.genders(rest, "gender", GENDER_NUMBERS)
     code = np.full(rows, NEUTRAL, np.uint8) if gender is None else gender.copy()
     for file in fits:
         fit_pose, fit_betas, usable = read_fits(file, rows)

@@ -380,12 +380,18 @@ def leads_out(path: str) -> bool:
     return path in ("", "None") or normal.startswith(("/", "../")) or ":" in normal[:3]
 
 
-def genders(rest: Leftovers, key: str) -> NDArray[np.uint8] | None:
-    """Codes of a column of genders, None without one; words without a meaning are told."""
+def genders(
+    rest: Leftovers, key: str, numbers: Mapping[str, int] | None = None
+) -> NDArray[np.uint8] | None:
+    """Codes of a column of genders, None without one; words without a meaning are told.
+
+    ``numbers`` are the codes of genders that are written as numbers, where it is known.
+    """
     if key not in rest:
         return None
     words = [word.strip().lower() for word in rest.words_of(key)]
-    codes = np.array([GENDERS.get(word, 0) for word in words], np.uint8)
+    known = {**GENDERS, **(numbers or {})}
+    codes = np.array([known.get(word, 0) for word in words], np.uint8)
     unknown = sorted({word for word, code in zip(words, codes, strict=True) if code == 0})
     if unknown:
         rest.left_out[key] = f"values without a meaning: {', '.join(unknown[:5])}"

@@ -83,6 +83,23 @@ def test_a_test_file_with_bytes_genders_and_no_joints(tmp_path: Path) -> None:
     assert converter.find_splits(tmp_path) == ["test"]
 
 
+def test_genders_in_numbers_are_those_of_spins_loader(tmp_path: Path) -> None:
+    data = release.evaluation_values() | {"gender": np.array([0, 1, -1, 0])}
+    columns = read(release.write(tmp_path / "3dpw_test.npz", data))
+    words = humandata.schema.field("instances", "gender").vocabulary
+    found = [words[code] for code in columns.instances["gender"]]
+    assert found == ["male", "female", "neutral", "male"]
+
+
+def test_names_may_be_objects_and_scales_a_column(tmp_path: Path) -> None:
+    data = release.coco_values()
+    same = read(release.write(tmp_path / "a_train.npz", data))
+    data |= {"imgname": data["imgname"].astype(object), "scale": data["scale"][:, None]}
+    columns = read(release.write(tmp_path / "b_train.npz", data))
+    assert columns.images["path"] == same.images["path"]
+    assert_array_equal(columns.instances["bbox_xywh"], same.instances["bbox_xywh"])
+
+
 def test_a_store_is_made_with_its_pictures(tmp_path: Path) -> None:
     data = release.mocap_values()
     file = release.write(tmp_path / "extras" / "mpi_inf_3dhp_train.npz", data)
