@@ -69,6 +69,17 @@ def test_all_300_directions_of_newer_files_are_cut_to_ten(tmp_path: Path) -> Non
     assert loaded.shapedirs[0, 0, 9] == 1
 
 
+def resident(path: Path) -> int:
+    """Kilobytes of a mapped file that are in memory, as Linux counts them."""
+    total, mine = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            mine = line.endswith(str(path))
+        elif mine and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
 @pytest.mark.parametrize("suffix", [".pkl", ".npz"])
 def test_joints_need_no_copy_of_the_pose_correctives_that_fill_a_file(
     tmp_path: Path, suffix: str
@@ -92,6 +103,8 @@ def test_joints_need_no_copy_of_the_pose_correctives_that_fill_a_file(
     np.testing.assert_array_equal(joints, forward_joints(made, *given, regressor="h36m"))
     assert "single" not in vars(model)
     # What was read of the file has been given back, and is read again.
+    if Path("/proc/self/smaps").is_file():
+        assert resident(path) == 0
     np.testing.assert_array_equal(model.posedirs[3000], made.posedirs[3000])
 
 

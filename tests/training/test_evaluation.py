@@ -184,6 +184,14 @@ def test_acceleration_is_of_one_person_in_three_frames_that_follow(store: Store)
     assert mean(result, "acceleration") == pytest.approx(np.nanmean(expected), abs=1e-3)
     assert result.overall.rows == len(store)
     assert any("known of 104 of 110 rows" in note for note in result.notes)
+    # Frames that are not there, and a sequence that seems to go on in the next one.
+    first, second, _ = SEQUENCES.values()
+    kept = np.array([*range(5), *range(first + 5, first + 12), *range(first + 13, first + second)])
+    some = Predictions(ids(store)[kept], joints=joints[kept])
+    result = evaluate(store, predictions=some, metrics=["acceleration"], partial=True)
+    alone = expected[kept]
+    alone[[4, 5, 11, 12]] = np.nan
+    np.testing.assert_allclose(result.errors["acceleration"], alone, atol=1e-3)
     # A stride leaves no three frames that follow one another.
     strided = dataclasses.replace(PW3D, stride=5)
     apart = by_joints(store, joints, metrics=["acceleration"], protocol=strided)
@@ -283,6 +291,15 @@ def test_the_24_joints_of_spin_are_gathered_from_the_54_of_the_whole_body(store:
     predictions = Predictions(ids(store), **values)
     result = evaluate(store, predictions=predictions, protocol=protocol, any_store=True)
     np.testing.assert_allclose(result.errors["mpjpe"], errors, atol=1e-3)
+    assert gender[0] == MALE
+    meshes = []
+    for sex in ("male", "neutral"):
+        model = body_model(sex)
+        vertices, bones = forward(model, *(array[:1] for array in given))
+        hips = joints_smpl54(model, vertices, bones)[:, 45:47].mean(axis=1, keepdims=True)
+        meshes.append(vertices - hips)
+    pve = 1000 * np.linalg.norm(meshes[0] - meshes[1], axis=-1).mean()
+    assert result.errors["pve"][0] == pytest.approx(pve, abs=1e-3)
     every = Bodies(*values.values(), np.zeros(len(store), int)).joints("smpl_24")
     neutral = joints_smpl54(body_model(), *forward(body_model(), *given))
     np.testing.assert_allclose(
