@@ -85,8 +85,11 @@ def convert(
 
     Interrupted at any moment, the same command continues where it stopped and gives the same
     result. Records that cannot be used are counted by reason and listed in STORE.rejects.jsonl.
+    The exit status is 0 if the store was written, missing or damaged pictures and records or not,
+    and 1 if it was not, or if a whole annotation file is lost.
     """
     from humandata.cli.console import Bars, print_json
+    from humandata.errors import HumandataError
 
     if show_list:
         _print_datasets(dataset, as_json)
@@ -123,6 +126,12 @@ def convert(
         print_json(report.as_dict())
     else:
         _print_report(report)
+    if report.lost_files:
+        files = "1 file" if report.lost_files == 1 else f"{report.lost_files} files"
+        raise HumandataError(
+            f"{files} of annotations cannot be used: {report.rejects_file} says which and why. "
+            f"{report.store} holds the rest; put that right and convert again with --overwrite"
+        )
 
 
 def _check(dataset: str, raw: Path, store: Path | None, as_json: bool, **settings: Any) -> None:

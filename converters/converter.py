@@ -108,7 +108,8 @@ class Report:
     """What a conversion did; ``asdict`` of it is what ``--json`` prints.
 
     ``kept_untiled`` counts, by reason, the pictures that should have been tiled and were kept as
-    they are; ``without_crop`` the persons who have no usable box to cut a crop around.
+    they are; ``without_crop`` the persons who have no usable box to cut a crop around;
+    ``lost_files`` the rejects that stand for a whole annotation file, which make the exit status 1.
     """
 
     dataset: str
@@ -120,6 +121,7 @@ class Report:
     filtered: Mapping[str, int]
     rejected: Mapping[str, int]
     rejects_file: str | None
+    lost_files: int
     tiled: int
     kept_untiled: Mapping[str, int]
     crops: int
@@ -289,6 +291,7 @@ def _report(done: humandata.Store, store: Path, started: float, resumed: bool) -
         filtered=counts["filtered"],
         rejected=counts["rejected"],
         rejects_file=str(rejects) if counts["rejected"] else None,
+        lost_files=counts.get("lost_files", 0),
         tiled=counts.get("tiled", 0),
         kept_untiled=counts.get("kept_untiled", {}),
         crops=counts.get("crops", 0),

@@ -224,7 +224,8 @@ def _pose_file(raw: Path, recording: Recording, which: str) -> tuple[Path | None
 def read(unit: Unit) -> Columns:
     """Read one sequence, as all its cameras saw it.
 
-    A recording whose poses are missing or damaged becomes one reject; the others stay.
+    A recording whose poses are missing or damaged becomes one reject; the others stay. Where they
+    are damaged, or do not belong to the cameras, the exit status says so.
 
     Raises
     ------
@@ -240,7 +241,8 @@ def read(unit: Unit) -> Columns:
             parts.append(_recording(unit, recording, options["cameras"][camera]))
         except _Unusable as problem:
             file = f"{take_.subject}/{recording.stem}"
-            reject = Reject(file, "all poses", problem.reason, problem.detail)
+            lost = problem.reason != "missing_poses"  # subsets of the release are in order
+            reject = Reject(file, "all poses", problem.reason, problem.detail, whole_file=lost)
             parts.append(Columns({}, {}, rejects=[reject], records=1))
     joined = join(parts)
     joined.field_attributes = _attributes(options)

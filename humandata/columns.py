@@ -36,12 +36,16 @@ class Reject:
         Short, in snake_case, for counting.
     detail : str
         One sentence for a person.
+    whole_file : bool
+        An annotation file of the release is lost with all its records: damaged, or of another
+        kind. The rest is converted, but the command ends with exit status 1.
     """
 
     file: str
     record: str
     reason: str
     detail: str
+    whole_file: bool = False
 
 
 @dataclass

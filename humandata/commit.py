@@ -391,6 +391,7 @@ def _count(
     tiled = sum(map(_tiled, selections))
     if tiled or kept:
         pictures = {"tiled": tiled, "kept_untiled": dict(sorted(kept.items()))}
+    lost = sum(reject.whole_file for selection in selections for reject in selection.rejects)
     if any(s.crops is not None for s in selections):
         pictures["crops"] = sum(
             int((s.crops["crop_length"][s.instances] > 0).sum()) for s in selections if s.crops
@@ -408,5 +409,6 @@ def _count(
         "rejected": dict(sorted(rejected.items())),
         "images": rows["images"],
         "sequences": rows["sequences"],
+        **({"lost_files": lost} if lost else {}),
         **pictures,
     }

@@ -22,7 +22,7 @@ from humandata.cropping import Crops
 from humandata.packs import Crop, Encoded
 from humandata.pictures import DamagedPicture, decode, probe
 from humandata.tar_files import read_file
-from humandata.videos import read_frames
+from humandata.videos import VideoProblem, read_frames
 from humandata.zarr_files import MAX_BLOB_CHUNK, Array, crc32c, write_array
 
 PICTURES_PER_PACK = 512
@@ -50,7 +50,9 @@ class _Found:
     kept: dict[int, str] = field(default_factory=dict)
 
     def refuse(self, name: str, error: OSError | DamagedPicture) -> None:
-        if isinstance(error, OSError):
+        if isinstance(error, VideoProblem):
+            reason, detail = error.reason, str(error)
+        elif isinstance(error, OSError):
             reason, detail = "missing_picture", f"cannot be read: {error.strerror or error}"
         else:
             reason, detail = "damaged_picture", str(error)
@@ -175,9 +177,11 @@ def _taken(given: bytes | Encoded) -> tuple[bytes, Array | None, int]:
     """Bytes of a picture, and how it is tiled already."""
     if not isinstance(given, Encoded):
         return given, None, 0
-    view = given.data
-    whole = isinstance(view.obj, bytes) and len(view.obj) == len(view)  # not a copy, then
-    data = view.obj if whole else bytes(view)
+    whole = given.data.obj
+    if isinstance(whole, bytes) and len(whole) == len(given.data):
+        data = whole  # not a copy
+    else:
+        data = bytes(given.data)
     if given.lengths is None:
         return data, None, 0
     from humandata.jpeg import read_frame

@@ -28,13 +28,22 @@ RECORDED = {
 }
 """Attribute of ``images/video``, so that a store says that its pictures are not the release's."""
 
+
+class VideoProblem(OSError):
+    """Why a frame cannot be had; ``reason`` is the word under which a reject is counted."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 _open: _Reader | None = None
 """The video read last in this process: the next pack mostly goes on where the last one ended."""
 
 
 def read_frames(
     root: Path, videos: Sequence[str], frames: Sequence[int], tiled: bool = False
-) -> Iterator[bytes | Encoded | OSError]:
+) -> Iterator[bytes | Encoded | VideoProblem]:
     """Decode frames and encode each as JPEG.
 
     Parameters
@@ -51,9 +60,10 @@ def read_frames(
 
     Yields
     ------
-    bytes, Encoded or OSError
+    bytes, Encoded or VideoProblem
         A JPEG per row, tiled where that was asked for and is possible; or why there is none: the
-        video is missing, damaged or ends before that frame.
+        video is missing, damaged or ends before that frame. Damage that the decoder can paint over
+        is not noticed; it does not shift the frames behind it.
     """
     global _open
     for video, frame in zip(videos, frames, strict=True):
@@ -64,7 +74,7 @@ def read_frames(
         try:
             picture = _open.read(int(frame))
             yield _tiled(picture) if tiled else _encode(picture, 0)
-        except OSError as error:
+        except VideoProblem as error:
             yield error
     if _open is not None and _open.ended:
         _open.close()
@@ -81,19 +91,22 @@ class _Reader:
         self.root = root
         self.name = name
         self.at = -1  # frame that was handed out or skipped last
-        self._problem: OSError | None = None
+        self._problem: VideoProblem | None = None
         self._capture: Any = None
         self._picture: Any = None  # its memory is used again: fresh pages cost a tenth of decoding
         # FFmpeg writes each complaint to standard error; ours go to the list of rejects.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
         if not file.is_file():
-            self._problem = OSError(f"there is no video {name}")
+            # Not a word about videos: the user may have meant frames that lie extracted.
+            self._problem = VideoProblem("missing_picture", f"there is no video {name}")
             return
         # One thread per worker process: the runner has as many of these as there are cores.
         settings = [cv2.CAP_PROP_N_THREADS, 1]
         self._capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG, settings)
         if not self._capture.isOpened():
-            self._problem = OSError(f"the video {name} cannot be opened: it is damaged or empty")
+            self._problem = VideoProblem(
+                "damaged_video", f"the video {name} cannot be opened: it is damaged or empty"
+            )
         # Annotations were made on the pixels as they are stored.
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
 
@@ -103,7 +116,7 @@ class _Reader:
         return self._problem is not None
 
     def read(self, frame: int) -> Any:
-        """The frame, uint8 (height, width, 3), BGR; OSError where the video has none.
+        """The frame, uint8 (height, width, 3), BGR; VideoProblem where the video has none.
 
         It is valid until the next call.
         """
@@ -111,14 +124,27 @@ class _Reader:
             if self._capture.grab():
                 self.at += 1
             else:
-                count = self.at + 1
-                self._problem = OSError(f"the video {self.name} ends after {count} frames")
+                self._problem = self._ended(frame)
         if self._problem is not None:
             raise self._problem
         done, self._picture = self._capture.retrieve(self._picture)
         if not done:
-            raise OSError(f"frame {frame} of the video {self.name} cannot be decoded")
+            raise VideoProblem(
+                "damaged_video", f"frame {frame} of the video {self.name} cannot be decoded"
+            )
         return self._picture
+
+    def _ended(self, frame: int) -> VideoProblem:
+        """Nothing more can be decoded: is the video over, or does its header promise the frame?"""
+        import cv2
+
+        count, promised = self.at + 1, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        said = f"the video {self.name} ends after {count} frames"
+        if promised <= frame:
+            return VideoProblem("video_too_short", said)
+        return VideoProblem(
+            "damaged_video", f"{said} where its header says {promised}: it is damaged there"
+        )
 
     def close(self) -> None:
         if self._capture is not None:
@@ -162,7 +188,7 @@ def _encode(picture: Any, restart: int) -> bytes:
     settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_RST_INTERVAL, restart]
     done, data = cv2.imencode(".jpg", picture, settings)
     if not done:
-        raise OSError("a frame cannot be encoded as JPEG")
+        raise VideoProblem("damaged_video", "a frame cannot be encoded as JPEG")
     return bytes(data)
 
 

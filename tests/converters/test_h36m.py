@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -394,7 +396,8 @@ def test_missing_short_and_damaged_videos_are_reported_and_the_rest_goes_on(
     damaged = folder / f"Directions.{CAMERAS[2]}.mp4"
     damaged.write_bytes(damaged.read_bytes()[:2000])
     store, report = converted(tmp_path, tmp_path / "s.zarr", "test_p1", pictures="original")
-    assert report.rejected == {"missing_picture": 3 + 1 + 3}
+    assert report.rejected == {"missing_picture": 3, "video_too_short": 1, "damaged_video": 3}
+    assert report.lost_files == 0  # as with pictures: counted, and no reason to fail
     assert report.instances == len(store) == 5
     assert report.records == 5 + 7 + report.filtered["stride_5"]
     assert report.rejects_file is not None
@@ -471,6 +474,36 @@ def test_a_damaged_cdf_file_is_one_reject_and_the_others_stay(tmp_path: Path) ->
     assert "cut off or damaged" in said
     assert "no CDF file of the 2D" in said
     assert "expected shape (1, N, 64)" in said
+    # A file that is not there may be meant so; one that cannot be read is not.
+    assert report.lost_files == 2
+
+
+def test_the_exit_status_says_that_a_file_of_poses_could_not_be_read(tmp_path: Path) -> None:
+    write_h36m(tmp_path, {"S1": DIRECTIONS})
+    folder = tmp_path / "S1" / "MyPoseFeatures" / "D3_Positions_mono"
+    damaged = folder / f"Directions 1.{CAMERAS[0]}.cdf"
+    damaged.write_bytes(damaged.read_bytes()[:700])
+    words = ["convert", "h36m", str(tmp_path), str(tmp_path / "s.zarr"), "--split", "train"]
+    words += ["--pictures", "none", "--workers", "1"]
+    run = subprocess.run(
+        [sys.executable, "-m", "humandata.cli.main", *words], capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert "1 file of annotations cannot be used" in run.stderr
+    assert "s.zarr.rejects.jsonl says which and why" in run.stderr
+    assert "s.zarr holds the rest" in run.stderr
+    assert "rejected: damaged_poses" in run.stdout
+    assert len(humandata.open(tmp_path / "s.zarr")) == 3 * len(KEPT)
+
+
+def test_a_camera_without_files_is_named_and_the_others_stay(tmp_path: Path) -> None:
+    write_h36m(tmp_path, {"S1": DIRECTIONS}, cameras=CAMERAS[1:])
+    store, report = converted(tmp_path, tmp_path / "s.zarr")
+    assert (report.rejected, report.lost_files) == ({"missing_poses": 1}, 0)
+    assert {key[2] for _, key, _ in rows_of(store)} == set(CAMERAS[1:])
+    assert report.rejects_file is not None
+    (line,) = Path(report.rejects_file).read_text().splitlines()
+    assert json.loads(line)["file"] == f"S1/Directions 1.{CAMERAS[0]}"
 
 
 def test_2d_that_is_shorter_than_3d_is_reported_and_the_common_part_kept(tmp_path: Path) -> None:

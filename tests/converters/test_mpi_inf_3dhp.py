@@ -357,7 +357,7 @@ def test_frames_of_the_videos_go_straight_into_the_store_as_far_as_they_go(tmp_p
     options = {"cameras": "0,1,2", "stride": "5"}
     store, report = converted(raw, tmp_path / "s.zarr", pictures="original", options=options)
     # Video 1 is too short for frame 10; there is no video 2.
-    assert report.rejected == {"missing_picture": 1 + 3}
+    assert report.rejected == {"video_too_short": 1, "missing_picture": 3}
     assert report.instances == len(store) == 5
     assert report.rejects_file is not None
     said = Path(report.rejects_file).read_text()
@@ -550,7 +550,7 @@ def test_damaged_videos_cost_their_frames_and_say_so(tmp_path: Path) -> None:
         ("S1/Seq1/video_0", 3),
     ]
     # Two frames beyond the end of the one, four of the other.
-    assert report.rejected == {"missing_picture": 6}
+    assert report.rejected == {"video_too_short": 2, "damaged_video": 4}
     assert report.records == report.instances + sum(report.filtered.values()) + 6
     assert report.rejects_file is not None
     said = Path(report.rejects_file).read_text()

@@ -10,6 +10,7 @@ import pytest
 
 from humandata import jpeg, packing, pictures, videos
 from humandata.packs import Encoded
+from humandata.videos import VideoProblem
 
 FRAMES = 30
 
@@ -63,9 +64,23 @@ def test_what_cannot_be_read_is_said(folder: Path, tmp_path: Path) -> None:
         "the video rubbish.mp4 cannot be opened: it is damaged or empty",
         "there is no video nothing.mp4",
     ]
+    reasons = [e.reason for e in (beyond, rubbish, nothing) if isinstance(e, VideoProblem)]
+    assert reasons == ["video_too_short", "damaged_video", "missing_picture"]
     # The frames before the end are still there.
     (last,) = videos.read_frames(folder, ["a.mp4"], [FRAMES - 1])
     assert abs(level(last) - grey_of(FRAMES - 1)) < 4
+
+
+def test_a_video_that_ends_before_its_header_says_is_damaged(folder: Path, tmp_path: Path) -> None:
+    content = (folder / "b.avi").read_bytes()
+    index = content.rindex(b"idx1")
+    (tmp_path / "b.avi").write_bytes(content[: index // 2])
+    *there, last = videos.read_frames(tmp_path, ["b.avi"] * 3, [0, 4, FRAMES - 1])
+    for frame, data in zip((0, 4), there, strict=True):
+        assert abs(level(data) - grey_of(frame)) < 4
+    assert isinstance(last, VideoProblem)
+    assert last.reason == "damaged_video"
+    assert f"where its header says {FRAMES}: it is damaged there" in str(last)
 
 
 def test_tiled_frames_are_what_transcoding_would_give(folder: Path) -> None:
