@@ -3,7 +3,7 @@
 `to_timm` knows the names of torchvision and timm (``layer1.0.conv1``), of mmcls, which
 hmr-benchmarks took over (``stages.0.blocks.0.attn.w_msa.qkv``), and of Microsoft's Swin. Sources:
 the state dicts of these projects; how timm's and mmcls' networks correspond was measured on equal
-weights (see ``tests/training/test_weights.py``).
+weights (see ``tests/training/test_networks.py``).
 """
 
 from __future__ import annotations

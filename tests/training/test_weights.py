@@ -1,24 +1,14 @@
-"""Published checkpoints: every key accounted for, and what comes out is what the reference gives.
-
-The layouts (keys and shapes of every published file) are in ``references``, and so is what the
-published code predicts with weights of `noise` in these layouts: see the README there.
-"""
+"""Published checkpoints: recognised by names and shapes, every key accounted for."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
-import lzma
-import os
-import pickle
-import zlib
-from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from published_weights import KNOWN, Layout, empty, look, read_layouts, shapes_only
 from torch import Tensor
 
 from humandata.errors import DataError, HumandataError
@@ -26,34 +16,9 @@ from humandata.training import backbone_weights, checkpoints, recipes, weights
 from humandata.training.algorithms import hmr
 from humandata.training.backbone_weights import load_backbone_weights, to_timm
 from humandata.training.backbones import Backbone
-from humandata.training.smpl import rotation6d_to_matrix
-from humandata.training.weight_files import File, read
+from humandata.training.weight_files import File
 from humandata.training.weights import recognise, recognise_tensors, write
 
-REFERENCES = Path(__file__).parent / "references"
-Layout = list[tuple[str, tuple[int, ...], str]]
-
-KNOWN = {
-    "hmrbench_resnet50": ("hmr", "resnet50"),
-    "hmrbench_resnet101": ("hmr", "resnet101"),
-    "hmrbench_resnet152": ("hmr", "resnet152"),
-    "hmrbench_resnext101": ("hmr", "resnext101_32x8d_hmrbench"),
-    "hmrbench_efficientnet": ("hmr", "tf_efficientnet_b5_hmrbench"),
-    "hmrbench_hrnet": ("hmr", "hrnet_w32_hmrbench"),
-    "hmrbench_vit": ("hmr", "vit_base_patch16_224_hmrbench"),
-    "hmrbench_swin": ("hmr", "swin_tiny_patch4_window7_224_hmrbench"),
-    "hmrbench_twins_pcpvt": ("hmr", "twins_pcpvt_base_hmrbench"),
-    "hmrbench_twins_svt": ("hmr", "twins_svt_base_hmrbench"),
-    "mmhuman3d_cliff_resnet50": ("cliff", "resnet50"),
-    "noah_cliff_res50": ("cliff_original", "resnet50"),
-    "noah_cliff_hr48": ("cliff_original", "hrnet_w48"),
-    "spin_hmr": ("spin", "resnet50"),
-}
-# No published files, but the reference's CLIFF on other backbones: see `layout_of`.
-KNOWN_TO_RUN = KNOWN | {
-    f"mmhuman3d_cliff_{name}": ("cliff", KNOWN[f"hmrbench_{name}"][1])
-    for name in ("resnet101", "resnet152", "resnext101", "efficientnet", "twins_pcpvt", "twins_svt")
-}
 OTHERS = {
     "graphcmr": ("GraphCMR", "resnet50"),
     "pare_original": ("PARE", "hrnet_w32_hmrbench"),
@@ -68,72 +33,11 @@ META_HMR = {  # main and auxiliary network of a file, and the backbone that may 
     "cliff_resnet": ("metahmr_cliff_meta_resnet", "metahmr_cliff_aux_resnet", "resnet50"),
     "cliff_hrnet": ("metahmr_cliff_meta_hrnet", "metahmr_cliff_aux_hrnet", ""),
 }
-COMPARED = sorted(
-    {key.split("/")[0] for key in np.load(REFERENCES / "networks.npz").files},
-    key=lambda name: (name != "spin_hmr", name),
-)
 
 
 @pytest.fixture(scope="session")
 def layouts() -> dict[str, Layout]:
-    found: dict[str, Layout] = {}
-    with lzma.open(REFERENCES / "checkpoint_layouts.csv.xz", "rt", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            sides = "" if row["shape"] == "scalar" else row["shape"]
-            shape = tuple(map(int, sides.split("x"))) if sides else ()
-            found.setdefault(row["model"], []).append((row["key"], shape, row["dtype"]))
-    return found
-
-
-@pytest.fixture(scope="session")
-def noise() -> np.ndarray:
-    return np.random.default_rng(20240501).standard_normal(1_000_003).astype(np.float32)
-
-
-def draw(noise: np.ndarray, name: str, count: int) -> np.ndarray:
-    start = zlib.crc32(name.encode()) % len(noise)
-    return np.take(noise, np.arange(start, start + count), mode="wrap")
-
-
-def weight(noise: np.ndarray, key: str, shape: tuple[int, ...], dtype: str) -> Tensor:
-    """Weights that keep activations in bounds: 1 over the root of the fan, norms around 1."""
-    if dtype != "float32":
-        return torch.zeros(shape, dtype=torch.int64)
-    values = draw(noise, key, int(np.prod(shape, dtype=np.int64))).reshape(shape)
-    if key.endswith("running_var"):
-        values = 0.5 + np.abs(values)
-    elif len(shape) == 1 and key.endswith("weight"):
-        values = 1 + 0.1 * values
-    elif len(shape) == 1 or key.endswith("bias"):
-        values = 0.1 * values
-    elif "init_" in key:
-        values = values * 0.5
-    else:
-        values = values / np.float32(np.sqrt(np.prod(shape[1:], dtype=np.int64)))
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-
-
-def layout_of(layouts: dict[str, Layout], model: str) -> Layout:
-    """A published layout, or hmr-benchmarks' with the three numbers of CLIFF's box."""
-    if model in layouts:
-        return layouts[model]
-    return [
-        (key, (shape[0], shape[1] + 3) if key == "head.fc1.weight" else shape, dtype)
-        for key, shape, dtype in layouts[model.replace("mmhuman3d_cliff", "hmrbench")]
-    ]
-
-
-def shapes_only(layout: Layout) -> dict[str, Tensor]:
-    return {key: torch.empty(shape, device="meta") for key, shape, _ in layout}
-
-
-def look(tensors: dict[str, Tensor], model: str | None = None) -> weights.Recognised:
-    return recognise_tensors(File(tensors, "test", "", {}), Path("a.pth"), model=model)
-
-
-def empty(layout: Layout) -> dict[str, Tensor]:
-    """Tensors of the right shape that take next to no room in a file."""
-    return {key: torch.zeros(()).expand(shape) for key, shape, _ in layout}
+    return read_layouts()
 
 
 @pytest.mark.parametrize("model", KNOWN)
@@ -236,126 +140,6 @@ def test_what_is_no_network_is_refused_with_all_its_keys(
     found = look(shapes_only(layouts[model]))
     assert (found.backbone, found.other, found.complete) == (None, None, False)
     assert all_names(found) == sorted(key for key, _, _ in layouts[model])
-
-
-@pytest.mark.parametrize(
-    "model", [m if m == "spin_hmr" else pytest.param(m, marks=pytest.mark.slow) for m in COMPARED]
-)
-def test_an_imported_network_predicts_what_the_published_code_predicts(
-    layouts: dict[str, Layout], noise: np.ndarray, tmp_path: Path, model: str
-) -> None:
-    layout = layout_of(layouts, model)
-    state = {key: weight(noise, key, shape, dtype) for key, shape, dtype in layout}
-    for key in state:
-        if key.endswith("num_batches_tracked"):
-            state[key] = torch.tensor(7)
-    torch.save({"meta": {"epoch": 1}, "state_dict": state}, tmp_path / "a.pth")
-    write(recognise(tmp_path / "a.pth"), tmp_path / "a.safetensors")
-    (tmp_path / "a.pth").unlink()
-    network, recipe = checkpoints.load_network(tmp_path / "a.safetensors")
-    (tmp_path / "a.safetensors").unlink()
-    assert (recipe.algorithm, recipe.backbone) == KNOWN_TO_RUN[model]
-    box = torch.tensor([[0.31, -0.42, 1.7]])
-    height, width = (256, 192) if recipe.algorithm.startswith("cliff") else (224, 224)
-    pixels = draw(noise, "picture", 3 * height * width).reshape(1, 3, height, width)
-    with torch.no_grad():
-        features = network.backbone(torch.from_numpy(pixels))
-        told = (features, box) if recipe.algorithm.startswith("cliff") else (features,)
-        pose, betas, camera = network.head(*told)
-    expected = np.load(REFERENCES / "networks.npz")
-    found = {
-        "pose": rotation6d_to_matrix(pose.view(-1, 24, 6))[0],
-        "shape": betas[0],
-        "cam": camera[0],
-    }
-    for name, value in found.items():
-        wanted = expected[f"{model}/{name}"]
-        np.testing.assert_allclose(
-            value.numpy(), wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max(), err_msg=name
-        )
-
-
-def test_wrappers_and_prefixes_are_taken_off(layouts: dict[str, Layout], tmp_path: Path) -> None:
-    state = empty(layouts["spin_hmr"])
-    wrapped = {
-        "plain": state,
-        "ddp": {"model": {f"module.{k}": v for k, v in state.items()}, "epoch": 3},
-        "compiled": {"net": {f"_orig_mod.{k}": v for k, v in state.items()}},
-        "lightning": {
-            "state_dict": {
-                **{f"model.{k}": v for k, v in state.items()},
-                "smpl.v_template": torch.zeros(1).expand(6890, 3),
-            }
-        },
-        "parameters": {"state_dict": {k: torch.nn.Parameter(v) for k, v in state.items()}},
-    }
-    for name, content in wrapped.items():
-        torch.save(content, tmp_path / name)
-        found = recognise(tmp_path / name)
-        assert (found.algorithm, found.complete, found.reader) == ("spin", True, "weights_only")
-    assert found.wrapper == "state_dict"
-    assert recognise(tmp_path / "ddp").wrapper == "model / module."
-
-
-class Hostile:
-    """Runs a command when a file is unpickled."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.system, (self.command,)
-
-
-class Configuration(dict):  # type: ignore[type-arg]
-    """What training code likes to keep beside the weights."""
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_no_code_of_a_file_is_run(tmp_path: Path, old: bool) -> None:
-    mark = tmp_path / "was_here"
-    values = torch.arange(6.0).reshape(2, 3)
-    content = {
-        "hostile": Hostile(f"touch {mark}"),
-        "config": Configuration(lr=1),
-        "args": [pickle, OrderedDict(a=np.float64(3))][1:],
-        "state_dict": {"conv1.weight": values, "half": values[1].half(), "n": torch.tensor(4)},
-    }
-    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
-    file = read(tmp_path / "a.pth")
-    assert file.reader == "restricted"
-    assert not mark.exists()
-    torch.testing.assert_close(file.tensors["conv1.weight"], values)
-    assert file.tensors["half"].dtype == torch.float16
-    assert set(file.tensors) == {"conv1.weight", "half", "n"}
-    # The file is as dangerous as it looks.
-    torch.load(tmp_path / "a.pth", weights_only=False)
-    assert mark.exists()
-
-
-def test_files_of_python_2_are_read(tmp_path: Path) -> None:
-    """SPIN's checkpoint is one: arrays beside the weights are text of arbitrary bytes there."""
-    values = torch.arange(4.0)
-    content = {"model": {"conv1.weight": values}, "perm": Hostile("PLACEHOLDER")}
-    torch.save(content, tmp_path / "new.pth", _use_new_zipfile_serialization=False)
-    text, other = b"X\x0b\x00\x00\x00PLACEHOLDER", b"T\x0b\x00\x00\x00\xff\xfe\x80LDER1234"
-    raw = (tmp_path / "new.pth").read_bytes()
-    assert text in raw
-    (tmp_path / "old.pth").write_bytes(raw.replace(text, other))
-    file = read(tmp_path / "old.pth")
-    assert file.reader == "restricted"
-    torch.testing.assert_close(file.tensors["conv1.weight"], values)
-
-
-def test_what_holds_no_tensors_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.pth").write_text("not weights")
-    torch.save({"epoch": 3, "name": "x"}, tmp_path / "empty.pth")
-    (tmp_path / "cut.safetensors").write_bytes(b"\x08")
-    for name, hint in (("text.pth", ""), ("empty.pth", "epoch"), ("cut.safetensors", ""),
-                       ("absent.pth", "no such file")):  # fmt: skip
-        with pytest.raises(DataError, match=name) as error:
-            recognise(tmp_path / name)
-        assert hint in str(error.value)
 
 
 def test_a_partial_file_is_told_by_what_is_missing_and_what_differs(
@@ -514,6 +298,7 @@ def initial_files(layouts: dict[str, Layout]) -> dict[str, tuple[dict[str, Tenso
     return files
 
 
+@pytest.mark.slow
 def test_what_the_published_runs_start_from_fills_their_backbones(
     layouts: dict[str, Layout],
 ) -> None:
@@ -545,34 +330,6 @@ def test_torchvisions_resnet_gives_its_own_features(tmp_path: Path) -> None:
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(backbone(pixels), theirs(pixels))
-
-
-def test_a_lightning_file_as_4d_humans_saves_them_gives_its_network(
-    layouts: dict[str, Layout], tmp_path: Path
-) -> None:
-    state = empty(layouts["hmrbench_resnet50"]) | {
-        "discriminator.D_conv1.weight": torch.zeros(32, 9, 1, 1),
-        "smpl.v_template": torch.zeros(1).expand(6890, 3),
-        "initialized": torch.tensor(True),
-    }
-    content = {
-        "epoch": 35,
-        "global_step": 1_000_000,
-        "pytorch-lightning_version": "1.8.1",
-        "state_dict": state,
-        "loops": {"fit_loop": {"state_dict": {}}},
-        "callbacks": {"ModelCheckpoint": {"best_model_score": None}},
-        "optimizer_states": [{"state": {}, "param_groups": []}],
-        "hyper_parameters": Configuration(lr=1e-5),
-        "best_score": torch.tensor(51.0),
-    }
-    torch.save(content, tmp_path / "epoch=35.ckpt")
-    found = recognise(tmp_path / "epoch=35.ckpt")
-    assert (found.algorithm, found.backbone, found.complete) == ("hmr", "resnet50", True)
-    assert (found.reader, found.wrapper) == ("restricted", "state_dict")
-    left = {row.part: row.why for row in found.rows if row.status == "left out"}
-    assert set(left) == {"discriminator", "smpl", "initialized", "best_score"}
-    assert left["best_score"] == "lies beside state_dict"
 
 
 @pytest.mark.parametrize(
