@@ -5,7 +5,8 @@ confidences are OpenPose's, and 24 of the source dataset), the pose as axis-angl
 neutral body, and EFT's camera in ``extra/weak_camera``. That camera is one of a crop: a point X of
 the body (metres) falls on ``centre + (s X_xy + t) side / 2`` of the picture, centre and side being
 those of the box. It is no translation, so ``smpl/transl`` is not given; CLIFF's and SPIN's formulas
-make one of it for an assumed focal length.
+make one of it for an assumed focal length. ``inspect`` holds the bodies against the 2D joints
+through it. Of ``subjectId`` the sequence and track of PoseTrack are kept, no more.
 
 Pictures are those of the source dataset: looked for in RAW and beside it under the official names
 (``coco``, ``mpii``, ``hr-lspet``, ``posetrack``, ``ochuman``), or where

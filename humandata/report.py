@@ -228,7 +228,10 @@ def _body(store: Store, row: int, crop: Array, affine: Array) -> tuple[Array, st
         return None
     image = int(store.instances["image"][row])
     intrinsics = store.images["intrinsics"][image].astype(np.float64)
-    body = store_bodies.mesh(store, row) if intrinsics[0, 0] > 0 else None
+    try:
+        body = store_bodies.mesh(store, row) if intrinsics[0, 0] > 0 else None
+    except store_bodies.NoBodyModel:  # the check of bodies says which
+        return None
     if body is None:
         return None
     vertices, model = body

@@ -232,7 +232,10 @@ def _judge_bodies(
     if not left:
         return check
     file = store_bodies.template_name(store_bodies.family_of(store) or "smpl")
-    text = f"{check.summary}; {left:,} children are left out: no {file} beside the body models"
+    why = f"no {file} beside the body models"
+    if store_bodies.WEIGHT not in store.instances:
+        why = "the weights of their template were lost before the import"
+    text = f"{check.summary}; {left:,} children are left out: {why}"
     return replace(check, summary=text)
 
 

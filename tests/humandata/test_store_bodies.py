@@ -81,6 +81,24 @@ def test_without_a_template_there_is_no_childs_model_and_a_wrong_one_is_named(
             store_bodies.child_model("neutral", place)
 
 
+@pytest.mark.parametrize("field", ["extra/kid", "extra/meta_kid"])
+def test_children_whose_weight_an_import_lost_are_children_and_not_posed(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    def edit(columns: dict[str, dict[str, Any]]) -> None:
+        columns["instances"][field] = np.array([False, True] * 3)
+        columns["instances"]["gender"][:] = 1
+
+    store = make_people_store(tmp_path / "s.zarr", edit, 6, pictures=False)
+    assert store_bodies.are_children(store, slice(None)).tolist() == [False, True] * 3
+    assert store_bodies.are_children(store, np.array([5, 0])).tolist() == [True, False]
+    monkeypatch.setenv("HUMANDATA_BODY_MODELS", str(folder))  # a template without weights
+    assert store_bodies.pose(store, slice(None)).rows.tolist() == [0, 2, 4]
+    assert store_bodies.unposed_children(store) == 3
+    assert store_bodies.mesh(store, 1) is None
+    assert "3 children are left out: the weights" in check_body_joints(store).summary
+
+
 @pytest.fixture(scope="module")
 def smplx_store(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Store:
     """Two adults, two children, as AGORA has them: SMPL-X with hands around the mean hand."""
