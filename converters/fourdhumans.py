@@ -13,7 +13,9 @@ What is decided here:
 * **Filters**: none but people without any label. ``--filter 4dhumans`` does what the loader does
   with the published values (``low1.yaml``): confidences below 0.3 become 0; people with 4 labelled
   joints or fewer, with a reprojection loss of 31000 or more, and nine damaged pictures of AIC are
-  left out; betas beyond 3 make the body invalid. The pose histogram of AMASS is not applied.
+  left out; betas beyond 3 make the body invalid, and so does a pose that AMASS does not have, by
+  its histogram, if that lies above the tars (``amass_poses_hist100_SMPL+H_G.npy``, or
+  ``--option pose_histogram=FILE``).
 * **Pictures** of the tars are read out of them; masks give the field ``area``.
 
 Nothing is unpickled but by the restricted reader.
@@ -29,7 +31,13 @@ from typing import Any
 
 import numpy as np
 
-from humandata import fourdhumans_files, preprocessed, tar_files, unpickle
+from humandata import (
+    fourdhumans_files,
+    fourdhumans_poses,
+    preprocessed,
+    tar_files,
+    unpickle,
+)
 from humandata.converters.converter import Columns, DatasetInfo, Option, Reject, Unit
 from humandata.errors import DataError
 from humandata.humandata_extra import Leftovers
@@ -55,6 +63,8 @@ INFO = DatasetInfo(
             "filter", "'none', or the steps of the loader of 4D-Humans", ("none", "4dhumans"),
             "none",
         ),
+        Option("pose_histogram", "tars: the histogram for filter=4dhumans; default: the file of "
+               "4D-Humans in RAW or up to three folders above"),
         Option("bbox_factor", "how much the boxes were enlarged; default: 1"),
     ),
 )  # fmt: skip
@@ -101,7 +111,21 @@ def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
     if split != _split_of(shards):
         raise DataError(raw, f"split {split}", expected=_split_of(shards), found="another split")
     root = raw if raw.is_dir() else raw.parent
-    return [Unit(shard.stem, split, root, (shard,), dict(options)) for shard in shards]
+    histogram = _histogram(root, options)
+    return [Unit(shard.stem, split, root, (shard, *histogram), dict(options)) for shard in shards]
+
+
+def _histogram(root: Path, options: Mapping[str, str]) -> tuple[Path, ...]:
+    """The histogram of poses, where the loader's steps are asked for and it is there."""
+    if options.get("filter") != "4dhumans":
+        return ()
+    given = options.get("pose_histogram")
+    if given:
+        if not Path(given).is_file():
+            raise DataError(Path(given), expected="the histogram of poses", found="no such file")
+        return (Path(given),)
+    above = (folder / fourdhumans_poses.FILE for folder in (root, *root.absolute().parents[:3]))
+    return tuple(file for file in above if file.is_file())[:1]
 
 
 def _shards(raw: Path) -> list[Path]:
@@ -172,8 +196,9 @@ def _read_npz(unit: Unit) -> Columns:
 
 
 def _read_tar(unit: Unit) -> Columns:
-    (file,) = unit.files
+    file, *histogram = unit.files
     strict = unit.detail.get("filter") == "4dhumans"
+    density = fourdhumans_poses.densities(histogram[0]) if histogram else None
     people: list[dict[str, Any]] = []
     paths: list[str] = []
     areas: list[int] = []
@@ -199,7 +224,7 @@ def _read_tar(unit: Unit) -> Columns:
             except ValueError as error:
                 rejects.append(Reject(shard, record, "labels", str(error)))
                 continue
-            if strict and (rule := _loader(labels)) is not None:
+            if strict and (rule := _loader(labels, density)) is not None:
                 filtered[rule] = filtered.get(rule, 0) + 1
                 continue
             people.append(labels)
@@ -231,25 +256,29 @@ def _read_tar(unit: Unit) -> Columns:
     # Every shard has the same fields, with or without labels of a kind.
     _put(unit, columns, boxes, made["keypoints_2d"], made["keypoints_3d"], always=True)
     columns.field_attributes["source_id"] = {"meaning": "row within its tar"}
-    columns.notes = [*columns.notes, *_loader_notes(strict)]
+    if strict and density is None:
+        columns.notes.append(
+            "4D-Humans' test of poses was not done: --option pose_histogram="
+            f"{fourdhumans_poses.FILE} does it"
+        )
     return preprocessed.leave_out_unsound(file, columns, paths, boxes)
 
 
-def _loader(labels: dict[str, Any]) -> str | None:
+def _loader(labels: dict[str, Any], density: Float | None) -> str | None:
     """The loader's steps on one person, in its order; the rule that leaves the person out."""
     points = labels["keypoints_2d"]
     points[points[:, 2] < LEAST_CONFIDENCE, 2] = 0
     if (np.abs(labels["betas"]) > LARGEST_BETA).any():
         labels["has_betas"] = np.zeros(())
+    if density is not None and labels["has_body_pose"] > 0:
+        usable = np.isfinite(labels["body_pose"]).all()
+        if not usable or not fourdhumans_poses.probable(labels["body_pose"], density):
+            labels["has_body_pose"] = np.zeros(())
     both = float(labels["has_betas"] > 0 and labels["has_body_pose"] > 0)
     labels["has_betas"] = labels["has_body_pose"] = np.asarray(both)
     if (points[:, 2] > 0).sum() <= FEWEST_JOINTS:
         return "4dhumans_few_joints"
     return "4dhumans_fit" if labels["reprojection_loss"] >= LARGEST_LOSS else None
-
-
-def _loader_notes(strict: bool) -> list[str]:
-    return ["4D-Humans' test against the pose histogram of AMASS was not done"] if strict else []
 
 
 def _put_bodies(columns: Columns, pose: Float, betas: Float, flags: Array) -> None:

@@ -15,7 +15,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import humandata
-from humandata import DataError
+from humandata import DataError, fourdhumans_poses
 from humandata.converters import fourdhumans as converter
 from humandata.converters.converter import Columns, convert
 from humandata.keypoints import names
@@ -138,7 +138,37 @@ def test_the_loaders_steps_are_an_option(tmp_path: Path) -> None:
         "4dhumans_few_joints": 1, "4dhumans_fit": 1, "4dhumans_corrupt": 1,
     }  # fmt: skip
     assert columns.instances["smpl/valid"].tolist() == [True, False, False]
-    assert any("AMASS was not done" in note for note in columns.notes)
+    assert any("test of poses was not done" in note for note in columns.notes)
+
+
+def test_poses_that_the_histogram_does_not_have_lose_their_body(tmp_path: Path) -> None:
+    """A histogram of 40 bins to an axis, with all of its poses near zero rotation."""
+    counts = np.zeros((21, 40, 40, 40))
+    counts[:, 19:21, 19:21, 19:21] = 10
+    straight, bent, round_about = np.full((3, 72), 0.05)
+    bent[3 + 3 * 18] = 1.5  # SMPL's joint 19, an elbow
+    round_about[3:6] = [2 * np.pi + 0.05, 0, 0]  # the hip goes round once: the same rotation
+    root_only = straight.copy()
+    root_only[:3] = 3.0  # the root is not asked, nor are the hands
+    root_only[66:] = 3.0
+    poses = [straight, bent, round_about, root_only]
+    people = [release.person(n, body_pose=pose) for n, pose in enumerate(poses)]
+    members = {"a.jpg": release.picture(), "a.data.pyd": release.labels(*people)}
+    file = tar(tmp_path / "tars", members)
+    np.save(tmp_path / "mine.npy", counts)
+    expected = [True, False, True, True]
+    given = read(file, filter="4dhumans", pose_histogram=str(tmp_path / "mine.npy"))
+    assert given.instances["smpl/valid"].tolist() == expected
+    assert not given.notes
+    # Where 4D-Humans has it, above the tars, it is found.
+    np.save(tmp_path / fourdhumans_poses.FILE, counts)
+    assert read(file, filter="4dhumans").instances["smpl/valid"].tolist() == expected
+    assert read(file).instances["smpl/valid"].all()
+    np.save(tmp_path / "mine.npy", counts[:5])
+    with pytest.raises(DataError, match=r"mine.npy: expected counts of shape \(21, 100"):
+        read(file, filter="4dhumans", pose_histogram=str(tmp_path / "mine.npy"))
+    with pytest.raises(DataError, match=r"nowhere.npy: expected the histogram"):
+        read(file, filter="4dhumans", pose_histogram="nowhere.npy")
 
 
 @pytest.mark.parametrize(
