@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +47,14 @@ def open_pool(workers: int | None, jobs: int, scheduler: str | None = None) -> W
 
 
 class Pool:
-    """Runs jobs in this process, or in spawned ones when there is more than one to run."""
+    """Runs jobs in this process, or in spawned ones when there is more than one to run.
+
+    When one of these dies, all are ended, so that nobody writes behind our back, and what was not
+    finished is done anew by half as many: most likely memory was short.
+    """
+
+    DEATHS = 3
+    """Deaths with nothing finished in between, after which the work ends."""
 
     def __init__(self, workers: int | None, jobs: int) -> None:
         self.workers = workers if workers is not None else (os.cpu_count() or 1)
@@ -56,30 +64,59 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
+        self._end()
 
     def map(
         self, function: Callable[..., Any], jobs: Jobs, reads: Reads | None = None
     ) -> Iterator[tuple[int, Any]]:
-        """Yield ``(number, function(*arguments))`` as the jobs finish."""
+        """Yield ``(number, function(*arguments))`` as the jobs finish.
+
+        Raises
+        ------
+        HumandataError
+            If worker processes keep dying.
+        """
         if self.workers <= 1 or len(jobs) <= 1:
             for number, arguments in jobs:
                 yield number, function(*arguments)
             return
+        left = dict(jobs)
+        deaths = 0
+        while left:
+            for future, number in self._submit(function, left):
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    continue
+                del left[number]
+                deaths = 0
+                yield number, result
+            if left:
+                self._end()
+                deaths += 1
+                if deaths == self.DEATHS:
+                    raise HumandataError(
+                        "worker processes die, most likely for want of memory. Run the same "
+                        "command again with fewer --workers; it resumes"
+                    )
+                self.workers = max(1, self.workers // 2)
+
+    def _submit(
+        self, function: Callable[..., Any], jobs: Mapping[int, tuple[Any, ...]]
+    ) -> Iterator[tuple[Future[Any], int]]:
+        """Futures as they are done, each with the number of its job."""
         if self._executor is None:
             # Spawn: a forked child may inherit locks held by threads of OpenCV or a caller.
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self.workers, mp_context=context)
-        futures: dict[Future[Any], int] = {
-            self._executor.submit(function, *arguments): number for number, arguments in jobs
-        }
+        futures: dict[Future[Any], int] = {}
+        with contextlib.suppress(BrokenProcessPool):  # died already; the rest is done anew
+            for number, arguments in jobs.items():
+                futures[self._executor.submit(function, *arguments)] = number
         for future in as_completed(futures):
-            try:
-                result = future.result()
-            except BrokenProcessPool:
-                raise HumandataError(
-                    "a worker process died, most likely for want of memory. Run the same command "
-                    "again with fewer --workers; it resumes"
-                ) from None
-            yield futures[future], result
+            yield future, futures[future]
+
+    def _end(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None

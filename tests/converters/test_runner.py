@@ -166,9 +166,40 @@ def test_a_store_being_replaced_survives_a_kill_between_the_two_renames(tmp_path
     assert new.instances > old.instances
 
 
-def test_a_worker_that_dies_ends_in_a_message() -> None:
+def test_the_work_of_a_worker_that_dies_is_done_anew_and_nothing_twice(tmp_path: Path) -> None:
+    # One job kills its worker when it runs for the first time.
+    deadly = f"import os; os.mkdir({str(tmp_path / 'died')!r}); os._exit(1)"
+    once = f"import os\nif not os.path.exists({str(tmp_path / 'died')!r}): {deadly}"
+    jobs = [(number, (once if number == 2 else "pass",)) for number in range(6)]
+    with Pool(2, len(jobs)) as pool:
+        assert sorted(pool.map(exec, jobs)) == [(number, None) for number in range(6)]
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_the_middle_changes_nothing(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw", sequences=12)
+    whole = convert("pw3d", raw, tmp_path / "whole.zarr", workers=1)
+    store = tmp_path / "s.zarr"
+    words = command("convert", "pw3d", raw, store, "--workers", 2, "--json")
+    run = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    journal = tmp_path / "s.zarr.partial" / "journal.jsonl"
+    while not journal.exists() or len(journal.read_text().splitlines()) < 3:
+        assert run.poll() is None
+        time.sleep(0.01)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    workers = [
+        pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    os.kill(int(workers[0]), signal.SIGKILL)
+    report = json.loads(run.communicate()[0])
+    assert run.returncode == 0
+    assert (report["resumed"], report["fingerprint"]) == (False, whole.fingerprint)
+    assert same_files(store, tmp_path / "whole.zarr")
+
+
+def test_workers_that_keep_dying_end_in_a_message() -> None:
     with (
-        pytest.raises(HumandataError, match="a worker process died"),
+        pytest.raises(HumandataError, match="worker processes die, most likely for want of memory"),
         Pool(2, 2) as pool,
     ):
         list(pool.map(os._exit, [(0, (1,)), (1, (1,))]))
