@@ -15,8 +15,9 @@ What is decided here:
   ``cam_param`` holds ``f`` and ``c`` of every row, and under ``intrinsic`` the inverse of the
   matrix. hmr-benchmarks writes hands of PROX in principal components under ``left_hand_pose``.
   Joints of its union carry other names in the face, in the same places.
-* **Boxes** are taken as they are. mmhuman3d enlarges boxes by 1.2 before it writes them, so the
-  factor on record is ``misc.bbox_body_scale``, else 1.2, or ``--option bbox_factor=...``.
+* **Boxes** are taken as they are. mmhuman3d enlarges boxes by 1.2 before it writes them (UP-3D's by
+  0.9), so the factor on record is ``misc.bbox_body_scale``, else that, or
+  ``--option bbox_factor=...``.
 * **Gender** codes of ``meta`` are those of the body model where the file has bodies, the actor's
   where not. AGORA names scans: its SMPL fits are neutral. Whole numbers have two opposite meanings
   (SURREAL 0 female, SPIN 0 male) and are used only where the file says ``surreal`` or the user
@@ -91,7 +92,7 @@ INFO = DatasetInfo(
     ),
 )
 
-BBOX_FACTOR = 1.2
+BBOX_FACTOR, UP3D_FACTOR = 1.2, 0.9
 PELVES = ("pelvis", "pelvis_extra", "pelvis_openpose")
 
 # Of several label sets the dataset's own come first, then those made from fits.
@@ -176,7 +177,7 @@ def read(unit: Unit) -> Columns:
         "source_id": np.arange(rows, dtype=np.int64),
     }
     attributes: dict[str, dict[str, Any]] = {}
-    boxes = _boxes(unit, rest, instances, attributes)
+    boxes = _boxes(unit, rest, instances, attributes, hint)
     _keypoints(unit, rest, instances, attributes, hint)
     has_bodies = _bodies(rest, instances, attributes)
     _genders(unit, rest, instances, hint, has_bodies)
@@ -257,13 +258,15 @@ def _boxes(
     rest: Leftovers,
     instances: dict[str, Array],
     attributes: dict[str, dict[str, Any]],
+    hint: str,
 ) -> NDArray[np.float64]:
     """Boxes as in the file, with confidence 1 where older files have four columns."""
     rows = len(instances["id"])
     given = unit.detail.get("bbox_factor")
     said = rest.misc("bbox_body_scale")
     try:
-        factor = float(given or said or BBOX_FACTOR)
+        usual = UP3D_FACTOR if "up3d" in hint.lower() else BBOX_FACTOR
+        factor = float(given or said or usual)
     except (TypeError, ValueError) as error:
         raise DataError(
             rest.file, "bbox_factor", expected="a number", found=f"{given or said!r}"

@@ -15,7 +15,8 @@ What is decided here:
 * **Bodies** are neutral, in the camera frame, fitted by SMPLify-X. A fit with NaN or null is none:
   hmr-benchmarks stops at a null and drops the person at a NaN.
 * **Boxes** are the file's, as they are, also where they leave the picture; in chunks they hold the
-  joints, enlarged 1.2.
+  joints, enlarged 1.2. hmr-benchmarks cuts its crops at the box itself; training here enlarges it
+  by 1.2, as it does every annotator's box.
 * Hips and spine of MPI-INF-3DHP are up to a pixel off in 2D, so ``reprojection_error`` is of the
   other joints. Rows 3759 to 5852 of its S4/Seq2 have exchanged sides; which composites hold them
   is not recorded.

@@ -397,6 +397,13 @@ def test_boxes_say_by_which_factor_they_were_enlarged(
         read(written(tmp_path, release.values()), bbox_factor="large")
 
 
+def test_boxes_of_up3d_were_shrunk(tmp_path: Path) -> None:
+    """mmhuman3d's up3d.py expands the extent of the silhouette by 0.9."""
+    data = release.values() | {"misc": {}, "config": "up3d"}
+    columns = read(release.write_npz(tmp_path / "up3d_trainval.npz", data))
+    assert columns.field_attributes["bbox_xywh"]["factor"] == 0.9
+
+
 def test_cameras_sizes_and_videos_belong_to_pictures(tmp_path: Path) -> None:
     data = release.values(4)
     data["cam_param"] = [
