@@ -9,7 +9,8 @@ is the largest difference to scipy's orthogonal_procrustes.
 The evaluation runs in a process of its own: it opens a store with SMPL parameters, reads predicted
 ones, reads the bodies of both genders and the neutral one, poses both sides, regresses the 17
 joints of J_regressor_h36m from them, and makes MPJPE, PA-MPJPE and their intervals, overall and of
-37 sequences. Time is that of the call, the reading of the body files included the first time.
+37 sequences. Time is that of the call, the reading of the body files included the first time; what
+it had of the core is told as well, because other programs may have it meanwhile.
 Memory is the largest resident size of the whole process (VmHWM): interpreter, NumPy and all other
 imports, arrays, and the mapped parts of files while they are resident. Torch is not imported by
 this way of evaluating; what its import alone takes is printed beside. Bodies: the stand-in, and
@@ -63,15 +64,16 @@ def peak():
 
 store, predictions, folder = sys.argv[1:4]
 imported = peak()
-runs, peaks = [], []
+runs, used, peaks = [], [], []
 for _ in range(int(sys.argv[4])):
-    start = time.perf_counter()
+    start, own = time.perf_counter(), time.process_time()
     result = evaluate(store, predictions=predictions, metrics=sys.argv[5].split(","),
                       body_models=folder or None, any_store=True, workers=1)
     runs.append(time.perf_counter() - start)
+    used.append(time.process_time() - own)
     peaks.append(peak())
 assert "torch" not in sys.modules
-print(json.dumps([runs, imported, peaks[0], peaks[-1], result.overall.rows]))
+print(json.dumps([runs, used, imported, peaks[0], peaks[-1], result.overall.rows]))
 """
 
 PEAK_OF_TORCH = """
@@ -245,13 +247,14 @@ def evaluate_once(
 ) -> None:
     """Evaluate in a process of its own, and print its time and memory."""
     inputs = str(folder / "truth.zarr"), str(folder / "predictions.npz")
-    runs, imported, first, peak, rows = json.loads(
+    runs, used, imported, first, peak, rows = json.loads(
         python(EVALUATION, *inputs, bodies, str(rounds), metrics)
     )
     again = f", {statistics.median(runs[1:]):.2f} s with bodies in memory" if runs[1:] else ""
     print(
-        f"  {title:32}{runs[0]:6.2f} s the first time{again}; whole process {first:.0f} MB "
-        f"(after {rounds} runs {peak:.0f}), {imported:.0f} MB of it imports"
+        f"  {title:32}{runs[0]:6.2f} s the first time ({used[0]:.2f} of the core){again}; "
+        f"whole process {first:.0f} MB (after {rounds} runs {peak:.0f}), {imported:.0f} MB of it "
+        "imports"
     )
     assert rows == samples
 
