@@ -31,8 +31,6 @@ into 2048 pieces of equal length and averages each; what belongs to one position
 not kept together, but a published checkpoint works with nothing else, and only on crops of the size
 it was trained on (224).
 
-Not reproduced: the synchronised statistics of batch norm over several GPUs.
-
 Sources: ``mmhuman3d/models/backbones/*.py``, ``models/heads/hmr_hrnet_head.py`` and
 ``configs/backbones/*`` of smplbody/hmr-benchmarks.
 """
