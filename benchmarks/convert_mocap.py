@@ -10,8 +10,8 @@ a process of their own, from raw folder to its `.npz`; ours from raw folder to a
 pictures. Processor seconds of that call, modules loaded, one thread, the least of several rounds
 taken in turns. What is not the same on both sides:
 
-* mmhuman3d opens every picture of 3DPW, for its height and width alone. That is part of what one
-  waits for; the second figure leaves it out (an array of that size is given to it at once).
+* mmhuman3d decodes every picture of 3DPW, for its height and width alone. That is nearly all of what
+  one waits for; the second figure leaves it out (an array of that size is given to it at once).
 * ours also writes 2D and 3D joints and the translation of 3DPW, a checksum of every input file,
   and residuals of the projection, and flushes to the disk.
 * Human3.6M's boxes are made of the masks on both sides (``--option box=mmhuman3d``); the second
