@@ -10,7 +10,7 @@ a process of their own, from raw folder to its `.npz`; ours from raw folder to a
 pictures. Processor seconds of that call, modules loaded, one thread, the least of several rounds
 taken in turns. What is not the same on both sides:
 
-* mmhuman3d decodes every picture of 3DPW, for its height and width alone. That is nearly all of what
+* mmhuman3d decodes every picture of 3DPW, for its height and width alone. That is nearly all that
   one waits for; the second figure leaves it out (an array of that size is given to it at once).
 * ours also writes 2D and 3D joints and the translation of 3DPW, a checksum of every input file,
   and residuals of the projection, and flushes to the disk.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 from h36m_release import (
@@ -28,7 +29,7 @@ from h36m_release import (
 from scipy.spatial.transform import Rotation
 
 import humandata
-from humandata import DataError, h36m_metadata, keypoints, pictures
+from humandata import DataError, h36m_boxes, h36m_metadata, keypoints, pictures
 from humandata.bodymodel import body_files
 from humandata.converters.converter import Report, convert
 
@@ -271,6 +272,22 @@ def test_masks_that_are_asked_for_and_not_there_are_named(tmp_path: Path) -> Non
     write_h36m(tmp_path)
     with pytest.raises(DataError, match=r"ground_truth_bs/Directions 1.54138969.mat"):
         converted(tmp_path, tmp_path / "s.zarr", options={"box": "mmhuman3d"})
+
+
+@pytest.mark.parametrize("what", ["numbers", "no reference", "a group", "cut off"])
+def test_masks_that_are_none_are_named(tmp_path: Path, what: str) -> None:
+    file = tmp_path / "Directions 1.54138969.mat"
+    with h5py.File(file, "w") as content:
+        group = content.create_group("#refs#")
+        if what == "numbers":
+            content["Masks"] = np.zeros((3, 1))
+        else:
+            pointers = content.create_dataset("Masks", (3, 1), dtype=h5py.ref_dtype)
+            pointers[1, 0] = group.ref if what == "a group" else h5py.Reference()
+    if what == "cut off":
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"54138969\.mat: expected a MATLAB 7.3 file with Masks"):
+        h36m_boxes.mask_boxes(file, np.array([1]))
 
 
 # Bodies ----------------------------------------------------------------------------------------
