@@ -331,7 +331,7 @@ def measure_humandata(
     times = []
     for step in range(rounds + 1):
         started = time.perf_counter()
-        batch = mix.batch(0, step)
+        batch = mix.batch(*divmod(step, mix.steps_per_epoch))
         made = time.perf_counter()
         prepare(batch)
         times.append((made - started, time.perf_counter() - started))

@@ -243,7 +243,14 @@ class Sampler:
             Number of the store.
         position : (B,) int64
             Which of the store's persons, in ``range(sizes[store])``.
+
+        Raises
+        ------
+        HumandataError
+            When the epoch has fewer steps.
         """
+        if not 0 <= step < self.steps:
+            raise HumandataError(f"there is no step {step} in an epoch of {self.steps} steps")
         first = step - step % self._steps_at_once
         store, position = self._drawn(epoch, first)
         mine = slice((step - first) * self.batch_size, (step - first + 1) * self.batch_size)

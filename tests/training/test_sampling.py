@@ -299,3 +299,11 @@ def test_a_mix_that_cannot_be_says_why() -> None:
     with pytest.raises(HumandataError, match=r"store 2 .* gets none of the 100 samples"):
         Sampler((100, 10), (1.0, 1e-4), 10)
     assert Sampler((100, 10), (1.0, 1e-4), 10, epoch_length=20_000).counts[1] == 2
+
+
+def test_a_step_that_an_epoch_does_not_have_is_an_error() -> None:
+    sampler = Sampler((100,), (1.0,), 8)
+    assert sampler.steps == 13
+    for step in (-1, 13):
+        with pytest.raises(HumandataError, match=f"no step {step} in an epoch of 13"):
+            sampler.samples(0, step)
