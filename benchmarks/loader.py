@@ -114,7 +114,8 @@ def threads(store: humandata.Store, most: int, seconds: float) -> None:
 def python(store: humandata.Store, stores: int) -> None:
     """Batches whose crops are not cut, part by part."""
     print("stores  batch   draw   plan   finish   together, microseconds per sample")
-    real, assembly_module.cut = assembly_module.cut, lambda *_: None
+    real = assembly_module.begin, assembly_module.draw
+    assembly_module.begin = assembly_module.draw = lambda *_: None
     try:
         for number in sorted({1, stores}):
             for size in (64, 256):
@@ -126,7 +127,7 @@ def python(store: humandata.Store, stores: int) -> None:
                     f"{number:>6} {size:>6} {draw:6.1f} {plan:6.1f} {finish:8.1f} {together:10.1f}"
                 )
     finally:
-        assembly_module.cut = real
+        assembly_module.begin, assembly_module.draw = real
     print("bar: 100\n")
 
 
