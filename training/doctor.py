@@ -276,7 +276,8 @@ def _stages_of_batches(
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        batch_ms = _mean(lambda step: mix.batch(0, step), steps) / batch_size
+        per_epoch = mix.steps_per_epoch  # one batch at least; a small store is gone through again
+        batch_ms = _mean(lambda step: mix.batch(*divmod(step, per_epoch)), steps) / batch_size
         batch = mix.batch(0, 0)
         augment_ms = _mean(lambda step: prepare(batch), steps) / batch_size
         rates = {}
