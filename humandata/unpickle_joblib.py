@@ -4,17 +4,20 @@ VIBE's databases are such files although they are named ``.pt``. The stream is a
 in which every array is an instance of ``NumpyArrayWrapper``; directly behind the opcode that sets
 its state lie the array's bytes (in newer files after one byte that counts some padding, so that
 they are aligned), or, for an array of objects, a complete pickle of its own. Then the outer pickle
-goes on. Uncompressed, zlib and gzip files are read; other compressions are refused by name.
+goes on. Files may be compressed as a whole by zlib, gzip, bz2, xz or lzma; lz4, which Python does
+not bring along, is refused by name.
 
 Source: joblib/joblib, joblib/numpy_pickle.py.
 """
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import math
 import mmap
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +31,10 @@ from humandata.unpickle_machine import Known, Machine
 from humandata.unpickle_objects import attributes, dimensions, make_array, text
 from humandata.unpickle_opcodes import run
 
-_REFUSED = {
-    b"BZh": "bz2", b"\xfd7zXZ": "xz", b"\x5d\x00\x00": "lzma", b"\x04\x22\x4d\x18": "lz4",
-}  # fmt: skip
+_LZ4 = b"\x04\x22\x4d\x18"
 _CHUNK = 2**22
+_MOST_AT_ONCE = 16 * _CHUNK
+_LZMA_MEMORY = 2**27  # the strongest preset asks for half of it; a damaged header for anything
 LARGEST_GROWTH = 256
 """How many times its size a compressed file may become; features of zeros come near it."""
 
@@ -62,21 +65,21 @@ def load(file: Path, skip: Collection[str] = ()) -> Any:
     UnsafePickle
         It names something outside the restricted reader's list; nothing was run.
     DataError
-        It is missing, truncated, damaged, or compressed by something else than zlib.
+        It is missing, truncated, damaged, or compressed by lz4.
     """
     wanted = frozenset(skip)
     try:
         with open(file, "rb") as stream:
             start = stream.read(8)
-            for magic, name in _REFUSED.items():
-                if start.startswith(magic):
-                    raise DataError(
-                        file, expected="a joblib file, uncompressed or by zlib", found=name,
-                        hint="Write it again with joblib.dump(value, file)",
-                    )  # fmt: skip
-            if start[:1] == b"\x78" or start[:2] == b"\x1f\x8b":
+            if start.startswith(_LZ4):
+                raise DataError(
+                    file, expected="a joblib file, uncompressed or by zlib, gzip, bz2, xz or lzma",
+                    found="lz4", hint="Write it again with joblib.dump(value, file)",
+                )  # fmt: skip
+            decompress = next((open_ for magic, open_ in _OPENED if start.startswith(magic)), None)
+            if decompress is not None:
                 stream.seek(0)
-                return _run(_inflate(stream, file), file, wanted)
+                return _run(_inflate(stream, file, decompress()), file, wanted)
             if not start:
                 return _run(b"", file, wanted)
             with closing(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)) as data:
@@ -88,26 +91,63 @@ def load(file: Path, skip: Collection[str] = ()) -> Any:
         ) from error  # fmt: skip
 
 
-def _inflate(stream: Any, file: Path) -> bytes:
-    engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+class _Zlib:
+    """zlib's decompressor with the manners of those of bz2 and lzma."""
+
+    def __init__(self) -> None:
+        self._engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._engine.decompress(self._engine.unconsumed_tail + data, max_length)
+
+    @property
+    def eof(self) -> bool:
+        return self._engine.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._engine.unconsumed_tail
+
+
+_Engine = _Zlib | bz2.BZ2Decompressor | lzma.LZMADecompressor
+
+
+def _lzma() -> _Engine:
+    return lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=_LZMA_MEMORY)
+
+
+_OPENED: tuple[tuple[bytes, Callable[[], _Engine]], ...] = (
+    (b"\x78", _Zlib), (b"\x1f\x8b", _Zlib), (b"BZh", bz2.BZ2Decompressor),
+    (b"\xfd7zXZ", _lzma), (b"\x5d\x00\x00", _lzma),
+)  # fmt: skip
+"""How a compressed file begins, and what reads it; no pickle begins so."""
+
+
+def _inflate(stream: Any, file: Path, engine: _Engine) -> bytes:
     pieces, size, read = [], 0, 0
     try:
-        while chunk := stream.read(_CHUNK):
+        while not engine.eof and (chunk := stream.read(_CHUNK)):
             read += len(chunk)
-            while chunk:
-                pieces.append(engine.decompress(chunk, _CHUNK * 16))
-                chunk = engine.unconsumed_tail
-                size += len(pieces[-1])
+            for piece in _pieces(engine, chunk):
+                pieces.append(piece)
+                size += len(piece)
                 if size > LARGEST_GROWTH * read + _CHUNK:
                     raise DataError(
                         file, expected=f"a file that grows at most {LARGEST_GROWTH} times",
                         found=f"{size} bytes out of {read}", hint="This is no file of VIBE",
                     )  # fmt: skip
-    except zlib.error as error:
+    except (zlib.error, lzma.LZMAError, OSError, ValueError) as error:
         raise _damaged(file, str(error)) from error
     if not engine.eof:
         raise _damaged(file, "the end of the file inside the compressed data")
     return b"".join(pieces)
+
+
+def _pieces(engine: _Engine, chunk: bytes) -> Iterator[bytes]:
+    """What a chunk decompresses to, never more than so much at once."""
+    yield engine.decompress(chunk, _MOST_AT_ONCE)
+    while not (engine.eof or engine.needs_input):
+        yield engine.decompress(b"", _MOST_AT_ONCE)
 
 
 def _damaged(file: Path, found: str) -> DataError:
