@@ -224,13 +224,16 @@ def _pose_file(raw: Path, recording: Recording, which: str) -> tuple[Path | None
 def read(unit: Unit) -> Columns:
     """Read one sequence, as all its cameras saw it.
 
-    A recording whose poses are missing or damaged becomes one reject; the others stay. Where they
-    are damaged, or do not belong to the cameras, the exit status says so.
+    A recording whose poses are missing, or whose poses or bodies are damaged, becomes one reject;
+    the others stay. Where they are damaged, or do not belong to the cameras, the exit status says
+    so.
 
     Raises
     ------
     DataError
         If the boxes of a peer are asked for and their masks are not there.
+    UnsafePickle
+        A MoSh file asks for code to be run.
     """
     options = unit.detail
     take_: Take = options["take"]
@@ -300,7 +303,10 @@ def _recording(unit: Unit, recording: Recording, camera: Camera) -> Columns:
     notes += _compare_world(unit.raw, recording, camera, pose, released3d)
     box, more = h36m_boxes.boxes(unit.raw, recording, released, pose, options["box"])
     box[:, :2] += (pixels - released).mean(axis=1)
-    bodies = h36m_mosh.columns(h36m_mosh.find(unit.raw, recording, options["mosh"]), pose)
+    try:
+        bodies = h36m_mosh.columns(h36m_mosh.find(unit.raw, recording, options["mosh"]), pose)
+    except DataError as error:
+        raise _Unusable("damaged_bodies", str(error)) from error
     more += h36m_mosh.compare(bodies, joints, pixels, camera, where)
     paths, films = h36m_files.find_pictures(unit.raw, recording, pose)
     instances = {

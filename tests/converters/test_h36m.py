@@ -495,6 +495,22 @@ def test_a_damaged_cdf_file_is_one_reject_and_the_others_stay(tmp_path: Path) ->
     assert report.lost_files == 2
 
 
+def test_a_damaged_mosh_file_is_one_reject_as_a_damaged_cdf_file_is(tmp_path: Path) -> None:
+    write_h36m(tmp_path, {"S1": DIRECTIONS}, mosh=True)
+    folder = tmp_path / "h36m_mosh" / "S1"
+    cut, other = (folder / f"Directions 1_cam{number}_aligned.pkl" for number in (0, 1))
+    cut.write_bytes(cut.read_bytes()[:300])
+    other.write_bytes(pickle.dumps({"new_poses": np.zeros((3, 70)), "betas": np.zeros(10)}))
+    store, report = converted(tmp_path, tmp_path / "s.zarr")
+    assert report.rejected == {"damaged_bodies": 2}
+    assert report.lost_files == 2
+    assert {key[2] for _, key, _ in rows_of(store)} == set(CAMERAS[2:])
+    assert store.instances["smpl/valid"][:].all()
+    said = Path(str(report.rejects_file)).read_text()
+    assert "Directions 1_cam0_aligned.pkl" in said
+    assert "(3, 70)" in said
+
+
 def test_the_exit_status_says_that_a_file_of_poses_could_not_be_read(tmp_path: Path) -> None:
     write_h36m(tmp_path, {"S1": DIRECTIONS})
     folder = tmp_path / "S1" / "MyPoseFeatures" / "D3_Positions_mono"
