@@ -33,7 +33,14 @@ from humandata.commit import REJECTS
 from humandata.cropping import QUALITY, Crops, people_by_picture
 from humandata.errors import DataError, HumandataError
 from humandata.packing import PICTURES_PER_PACK, blocks, copy_files, cut_files, in_turn
-from humandata.reading import cut_to_limit, forget_changed_inputs, read_unit, stamp, strict_error
+from humandata.reading import (
+    cut_to_limit,
+    forget_changed_inputs,
+    read_unit,
+    refuse_repeated_ids,
+    stamp,
+    strict_error,
+)
 from humandata.workers import Workers, open_pool
 from humandata.writer import StoreWriter
 
@@ -256,6 +263,7 @@ def convert(
         with open_pool(workers, len(units), scheduler) as pool:
             forget_changed_inputs(writer, units)
             sources = _read_units(writer, module, units, limit, strict, pool, progress)
+            refuse_repeated_ids(units, writer.parts())
             attributes = _attributes(module.INFO, split, making, sources)
             if crop is not None:
                 crops = Crops(crop, _box_factor(writer.parts()), crop_quality)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from humandata.columns import Columns, Reject, take, write_part
+from humandata.columns import Columns, Part, Reject, take, write_part
 from humandata.errors import DataError, HumandataError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def read_unit(
     Parameters
     ----------
     partial, part : str
-        The ``STORE.partial`` folder, and the part's folder within it.
+        The ``STORE.partial`` folder, and the part's file within it.
     module : str
         The converter's full name.
     unit : Unit
@@ -81,6 +81,40 @@ def cut_to_limit(writer: StoreWriter, limit: int) -> None:
         if rows > left:
             write_part(writer.unit_folder(number), _cut(part.columns(), left))
         left -= min(left, rows)
+
+
+def refuse_repeated_ids(units: list[Unit], parts: list[Part]) -> None:
+    """Ids must be unique in the whole store, and units are read without knowing each other.
+
+    Raises
+    ------
+    DataError
+        A picture or person occurs twice: which one, and in which two files.
+    """
+    for table in ("images", "instances"):
+        found = [part.array(table, "id") for part in parts]
+        sizes = [0 if ids is None else len(ids) for ids in found]
+        ids = np.concatenate([ids for ids in found if ids is not None] or [np.zeros(0, np.uint64)])
+        order = np.argsort(ids, kind="stable")
+        same = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+        if not len(same):
+            continue
+        ends = np.cumsum(sizes)
+        said, places = [], []
+        for row in order[same[0] : same[0] + 2].tolist():
+            number = int(np.searchsorted(ends, row, side="right"))
+            row -= int(ends[number]) - sizes[number]
+            unit = units[number]
+            places.append(unit.files[0] if len(unit.files) == 1 else unit.raw / unit.name)
+            image = parts[number].array("instances", "image")
+            picture = row if table == "images" or image is None else int(image[row])
+            said.append(f"{places[-1]}, {parts[number].strings('images', 'path')[picture]}")
+        what = "picture" if table == "images" else "person"
+        raise DataError(
+            places[1], f"{table} id {ids[order[same[0]]]}", expected=f"each {what} once",
+            found=f"the {what} of {said[0]}, again as {said[1]}",
+            hint="Does a copy of a file lie in RAW? Move one of the two away and convert again",
+        )  # fmt: skip
 
 
 def strict_error(reject: Reject) -> DataError:

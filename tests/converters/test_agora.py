@@ -586,6 +586,22 @@ def test_a_repeated_picture_is_rejected_the_second_time(tmp_path: Path) -> None:
     assert reasons(columns) == ["duplicate_picture"] * 2
 
 
+def test_a_picture_of_two_tables_is_named_with_both_before_any_picture_is_read(
+    tmp_path: Path,
+) -> None:
+    write_agora(tmp_path, names=[HDRI, CAM02])
+    write_agora(tmp_path, number=3, names=[TABLE, CAM02])
+    with pytest.raises(DataError) as caught:
+        converted(tmp_path, tmp_path / "s.zarr", pictures="tiled")
+    said = str(caught.value)
+    assert f"train_0_withjv.pkl, images/train/{CAM02}, again as " in said
+    assert f"train_3_withjv.pkl, images/train/{CAM02}." in said
+    assert "expected each picture once" in said
+    (tmp_path / "SMPL" / "train_3_withjv.pkl").unlink()
+    _, report = converted(tmp_path, tmp_path / "s.zarr", restart=True)
+    assert report.images == 2
+
+
 def test_a_picture_without_a_camera_is_rejected(tmp_path: Path) -> None:
     def no_camera(truth: Truth, columns: dict[str, Any]) -> None:
         columns["camX"] = [None] * len(truth.names)

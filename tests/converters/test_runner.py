@@ -282,6 +282,27 @@ def test_a_converter_that_loses_count_is_found_out(
         convert("pw3d", release(tmp_path / "raw", 1), tmp_path / "s.zarr", workers=1)
 
 
+@pytest.mark.parametrize("table", ["images", "instances"])
+def test_an_id_of_two_units_is_named_with_both_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    from humandata.converters import pw3d
+
+    def repeats(unit: converter.Unit) -> converter.Columns:
+        columns = read(unit)
+        getattr(columns, table)["id"][2] = 7
+        return columns
+
+    read = pw3d.read
+    monkeypatch.setattr(pw3d, "read", repeats)
+    with pytest.raises(DataError, match=f"{table} id 7: expected each .* once") as caught:
+        convert("pw3d", release(tmp_path / "raw", 2), tmp_path / "s.zarr", workers=1)
+    assert "walk_00.pkl, imageFiles/walk_00/image_0000" in str(caught.value)
+    assert "again as" in str(caught.value)
+    assert "walk_01.pkl, imageFiles/walk_01/image_0000" in str(caught.value)
+    assert not (tmp_path / "s.zarr").exists()
+
+
 def test_provenance_names_files_digests_and_options(tmp_path: Path) -> None:
     import hashlib
 
