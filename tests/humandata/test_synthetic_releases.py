@@ -37,6 +37,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_files_whatever_the_number_of_processes(
     coco: Path, tmp_path: Path
 ) -> None:

@@ -268,6 +268,7 @@ def test_a_pickled_dataset_is_a_few_kilobytes_of_paths(paths: tuple[Path, Path])
 # The page --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_snippets_of_the_page_run_in_ten_lines_each(tmp_path: Path) -> None:
     write_tiny_store(tmp_path / "pw3d_test.zarr", count=9)
     snippets = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)

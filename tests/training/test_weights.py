@@ -396,6 +396,7 @@ def test_patch_merging_is_reordered_from_unfolding_to_joining() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_timms_own_files_are_known_by_their_names() -> None:
     for name in ("vit_base_patch16_224", "tf_efficientnet_b5", "twins_svt_base",
                  "twins_pcpvt_base", "resnet34"):  # fmt: skip
