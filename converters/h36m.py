@@ -305,8 +305,8 @@ def _recording(unit: Unit, recording: Recording, camera: Camera) -> Columns:
     box[:, :2] += (pixels - released).mean(axis=1)
     try:
         bodies = h36m_mosh.columns(h36m_mosh.find(unit.raw, recording, options["mosh"]), pose)
-    except DataError as error:
-        raise _Unusable("damaged_bodies", str(error)) from error
+    except DataError as damage:
+        raise _Unusable("damaged_bodies", str(damage)) from damage
     more += h36m_mosh.compare(bodies, joints, pixels, camera, where)
     paths, films = h36m_files.find_pictures(unit.raw, recording, pose)
     instances = {
