@@ -118,10 +118,9 @@ def _print_speed(speed: Speed) -> None:
     for count, rate in speed.threads.items():
         click.echo(f"{count} thread{'s' * (count > 1)} making batches: {rate:,.0f} samples/s")
     if speed.need is not None:
-        click.echo(
-            f"the GPU takes {speed.need:,.0f} samples/s: "
-            f"{speed.threads_needed(speed.need)} threads feed it"
-        )
+        count = speed.threads_needed(speed.need)
+        feed = "1 thread feeds it" if count == 1 else f"{count:,} threads feed it"
+        click.echo(f"the GPU takes {speed.need:,.0f} samples/s: {feed}")
     else:
-        counts = ", ".join(f"{rate:,}/s: {speed.threads_needed(rate)}" for rate in RATES)
-        click.echo(f"threads to feed a GPU that takes {counts}")
+        counts = ", ".join(f"{speed.threads_needed(rate)} for {rate:,}" for rate in RATES)
+        click.echo(f"threads that feed a GPU, by the samples/s it takes: {counts}")
