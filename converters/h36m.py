@@ -43,6 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humandata import geometry, h36m_boxes, h36m_files, h36m_metadata, h36m_mosh, videos
+from humandata.cameras import H36M_LENS
 from humandata.columns import join, take
 from humandata.converters.converter import Columns, DatasetInfo, Option, Reject, Unit
 from humandata.errors import DataError, HumandataError
@@ -265,7 +266,7 @@ def _attributes(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "keypoints3d": {"convention": convention, "root": "absolute"},
         "bbox_xywh": {"rule": rule, "factor": factor},
         "video": videos.RECORDED,
-        "distortion": {"model": "Human3.6M: OpenCV's, with half its tangential term"},
+        "distortion": {"model": H36M_LENS},
     }
 
 

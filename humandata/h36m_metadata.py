@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from humandata.cameras import H36M_LENS, project_through_lens
 from humandata.errors import DataError
 
 Float = NDArray[np.float64]
@@ -291,15 +292,11 @@ def rotation(angles: ArrayLike) -> Float:
 
 
 def project(points: ArrayLike, intrinsics: ArrayLike, distortion: ArrayLike) -> Float:
-    """Project with the lens of the release's own code.
-
-    Its tangential term is half of OpenCV's for the same coefficients: with x, y on the plane z = 1
-    and r2 = x^2 + y^2, ``u = fx (x (1 + k1 r2 + k2 r2^2 + k3 r2^3 + p1 y + p2 x) + p2 r2) + cx``,
-    and v alike with p1. OpenCV's formula misses the release's 2D joints by up to 0.2 pixels.
+    """Project with the lens of the release's own code (`humandata.cameras.project_through_lens`).
 
     Parameters
     ----------
-    points : array_like, shape (..., 3)
+    points : array_like, shape (..., K, 3)
         Camera frame; NaN where a point is not in front of the camera.
     intrinsics : array_like, shape (3, 3)
     distortion : array_like, shape (5,)
@@ -307,17 +304,7 @@ def project(points: ArrayLike, intrinsics: ArrayLike, distortion: ArrayLike) -> 
 
     Returns
     -------
-    float64 ndarray, shape (..., 2)
+    float64 ndarray, shape (..., K, 2)
         Pixels.
     """
-    seen = np.asarray(points, np.float64)
-    camera = np.asarray(intrinsics, np.float64)
-    k1, k2, p1, p2, k3 = np.asarray(distortion, np.float64)
-    depth = np.where(seen[..., 2:] > 0, seen[..., 2:], np.nan)
-    plane = seen[..., :2] / depth
-    x, y = plane[..., 0], plane[..., 1]
-    square = x**2 + y**2
-    bend = 1 + square * (k1 + square * (k2 + square * k3)) + p1 * y + p2 * x
-    u = camera[0, 0] * (x * bend + p2 * square) + camera[0, 2]
-    v = camera[1, 1] * (y * bend + p1 * square) + camera[1, 2]
-    return np.stack([u, v], axis=-1)
+    return project_through_lens(points, intrinsics, distortion, H36M_LENS)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humandata import geometry, keypoints, store_bodies
+from humandata.cameras import project_through_lens
 from humandata.checks import Check, blocks, name_row, spread_rows
 from humandata.store import Store
 
@@ -335,10 +336,15 @@ def _projected(store: Store, index: Array, values: Float, convention: str) -> Pl
     found = _common(store, index[known], values[known], convention, "keypoints2d")
     if found is None:
         return None
-    camera = intrinsics[np.isin(index, found.rows)]
+    here = np.isin(index, found.rows)
+    camera = intrinsics[here]
+    if "distortion" not in store.images:
+        return replace(found, see=lambda points: np.asarray(geometry.project(points, camera)))
+    column = store.images["distortion"]
+    lens, model = column[image[here]].astype(np.float64), str(column.attributes.get("model"))
 
     def see(points: Float) -> Float:
-        return np.asarray(geometry.project(points, camera), np.float64)
+        return project_through_lens(points, camera, lens, model)
 
     return replace(found, see=see)
 

@@ -29,7 +29,7 @@ from h36m_release import (
 from scipy.spatial.transform import Rotation
 
 import humandata
-from humandata import DataError, h36m_boxes, h36m_metadata, keypoints, pictures
+from humandata import DataError, h36m_boxes, h36m_metadata, keypoints, pictures, reprojection
 from humandata.bodymodel import body_files
 from humandata.converters.converter import Report, convert
 
@@ -114,6 +114,16 @@ def test_the_release_projects_with_its_own_lens_and_not_with_opencvs(tmp_path: P
     theirs, _ = cv2.projectPoints(points, np.zeros(3), np.zeros(3), recording.intrinsics, plain)
     same = h36m_metadata.project(points, recording.intrinsics, plain)
     np.testing.assert_allclose(theirs[:, 0], same, atol=1e-9)
+
+
+def test_inspect_projects_through_the_stored_lens(tmp_path: Path) -> None:
+    write_h36m(tmp_path)
+    store, _ = converted(tmp_path, tmp_path / "s.zarr")
+    people = reprojection.placed_joints(store, slice(None))
+    assert people is not None
+    stored = store.instances["reprojection_error"][:]
+    np.testing.assert_allclose(people.residual(), stored, atol=1e-3)
+    assert (people.residual() < 1e-3).all()
 
 
 def test_angles_and_centres_of_metadata_give_world_to_camera(tmp_path: Path) -> None:

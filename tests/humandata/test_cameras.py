@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,6 +32,21 @@ def scene(seed: int, samples: int = 4, joints: int = 12) -> tuple[Array, Array, 
     shift = random.normal(size=(samples, 3)) * [0.3, 0.3, 5] + [0, 0, 45]
     intrinsics = np.array([[5000.0, 0, 112], [0, 5000, 112], [0, 0, 1]])
     return body, shift, geometry.project(body + shift[:, None], intrinsics)
+
+
+def test_the_lens_bends_as_opencvs_and_each_camera_its_own_picture() -> None:
+    random = np.random.default_rng(2)
+    points = random.uniform([-1, -1, 2], [1, 1, 4], (3, 20, 3))
+    matrices = np.array([[[f, 0, 512], [0, f + 20, 500], [0, 0, 1]] for f in (900.0, 1100, 1300)])
+    lenses = random.uniform(-0.1, 0.1, (3, 5))
+    lenses[2] = 0
+    found = cameras.project_through_lens(points, matrices, lenses)
+    for row in range(3):
+        wanted, _ = cv2.projectPoints(points[row], *np.zeros((2, 3)), matrices[row], lenses[row])
+        np.testing.assert_allclose(found[row], wanted[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(found[2], geometry.project(points[2], matrices[2]), rtol=1e-12)
+    behind = cameras.project_through_lens([[0.1, 0, -1]], matrices[0], lenses[0])
+    assert np.isnan(behind).all()
 
 
 # Weak perspective

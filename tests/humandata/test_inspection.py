@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import zarr
@@ -464,6 +466,26 @@ def test_the_residual_is_that_of_geometry(broken: Any) -> None:
         columns["instances"]["keypoints2d"][..., 1] += 4
 
     assert "median 5.0 px, 95th percentile 5.0 px" in broken(edit)["reprojection"].summary
+
+
+def test_joints_are_projected_through_the_lens_that_is_stored(broken: Any) -> None:
+    """OpenCV's, where the store names no other formula; zeros are a pinhole."""
+    lens = np.array([-0.3, 0.1, 0.02, -0.01, 0.05])
+
+    def bend(columns: Columns) -> None:
+        images, at = columns["images"], columns["instances"]
+        images["distortion"] = np.zeros((len(images["path"]), 5), np.float32)
+        images["distortion"][::2] = lens
+        for row, image in enumerate(at["image"]):
+            if image % 2:
+                continue
+            flat, camera = at["keypoints2d"][row], images["intrinsics"][image].astype(np.float64)
+            rays = np.c_[flat[:, :2], np.ones(len(flat))] @ np.linalg.inv(camera).T
+            flat[:, :2] = cv2.projectPoints(rays, *np.zeros((2, 3)), camera, lens)[0][:, 0]
+
+    assert re.match(
+        r"median 0\.0 px, 95th percentile 0\.0 px", broken(bend)["reprojection"].summary
+    )
 
 
 @pytest.mark.parametrize("code", [0, 2])
