@@ -5,7 +5,7 @@ costs no start-up, is shared by threads, and pickles as its path.
 
 Maps are opened when they are first touched. A store that is replaced or written anew at its path
 while it is read is noticed at that moment, by the ``zarr.json`` at its root: rows of one store are
-never mixed with pictures of another.
+never mixed with pictures of another. `Store.check_unchanged` looks at any other moment.
 """
 
 from __future__ import annotations
@@ -144,12 +144,12 @@ class Store:
         self.path = path
         self._stamp, self._root = _stamp(path), _root_digest(path)
         self.attributes = _root_attributes(path)
-        self.images = Table(path / "images", "images", self._check_unchanged)
-        self.instances = Table(path / "instances", "instances", self._check_unchanged)
-        self.sequences = Table(path / "sequences", "sequences", self._check_unchanged)
-        self._pictures = Packs(self.images, self.images.folder, self._check_unchanged)
-        self._crops = Packs(self.instances, self.instances.folder, self._check_unchanged, "crop_")
-        self._check_unchanged()
+        self.images = Table(path / "images", "images", self.check_unchanged)
+        self.instances = Table(path / "instances", "instances", self.check_unchanged)
+        self.sequences = Table(path / "sequences", "sequences", self.check_unchanged)
+        self._pictures = Packs(self.images, self.images.folder, self.check_unchanged)
+        self._crops = Packs(self.instances, self.instances.folder, self.check_unchanged, "crop_")
+        self.check_unchanged()
 
     def __len__(self) -> int:
         """Number of instances: persons in pictures."""
@@ -164,7 +164,17 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         return _open_same, (self.path, self.fingerprint)
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:
+        """Hold the store at the path against the one that was opened, by its ``zarr.json``.
+
+        Done whenever a map is opened; loaders do it once for each batch (a look at the file's
+        status, some microseconds), since maps that are open go on showing a store that is gone.
+
+        Raises
+        ------
+        DataError
+            If the store was replaced, written anew or removed.
+        """
         stamp = _stamp(self.path)
         if stamp == self._stamp:
             return

@@ -126,7 +126,13 @@ class Annotations:
             ``has_smpl`` (B,); ``gender`` (B,) code; ``image`` (B,) row of images; ``picture_size``
             (B, 2) width, height; ``intrinsics`` (B, 3, 3), zero where unknown. What the store
             lacks is zero.
+
+        Raises
+        ------
+        DataError
+            If the store is damaged, or was replaced or removed since it was opened.
         """
+        self.store.check_unchanged()
         instances, images = self.store.instances, self.store.images
         count = len(rows)
         image = instances["image"][rows].astype(np.int64)

@@ -26,6 +26,7 @@ from humandata.training.assembly import truncate
 from humandata.training.augment import MEAN, STD, channel_noise, prepare
 from humandata.training.batches import Augmentation, Batch, Mix, evaluation_batches
 from humandata.training.crops import Annotations, cut, geometry_of, transform
+from humandata.training.dataset import PersonDataset
 
 NONE = Augmentation(flip=0, scale=0, rotation=0, rotation_probability=0, channel_noise=0)
 
@@ -520,6 +521,20 @@ def test_a_store_that_is_replaced_under_a_run_stops_it(tmp_path: Path) -> None:
     write_tiny_store(path, count=12, seed=9)
     with pytest.raises(DataError, match=r"changing.*changed while it was being read"):
         list(mix.batches(0, 3))
+
+
+def test_a_store_that_is_replaced_once_all_of_it_is_mapped_stops_the_next_batch(
+    tmp_path: Path,
+) -> None:
+    path = write_tiny_store(tmp_path / "changing", count=12)
+    mix, dataset = Mix([(humandata.open(path), 1.0)], 12, 32), PersonDataset(path, 32)
+    mix.batch(0, 0)
+    assert dataset[0]["image"].any()
+    path.rename(tmp_path / "old")
+    write_tiny_store(path, count=12, seed=9)
+    for read in (lambda: mix.batch(1, 0), lambda: dataset[0]):
+        with pytest.raises(DataError, match=r"changing.*changed while it was being read"):
+            read()
 
 
 def test_evaluation_never_skips_a_damaged_picture(tmp_path: Path) -> None:
