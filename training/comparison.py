@@ -67,8 +67,9 @@ def ground_truth(
     folder : Path, optional
         The user's SMPL files.
     """
-    if protocol.ground_truth == "keypoints3d":
-        return Poses(_select(stored_joints(store, rows), protocol), None)
+    if protocol.ground_truth != "smpl":
+        joints = stored_joints(store, rows, protocol.ground_truth)
+        return Poses(_select(joints, protocol), None)
     return poses_of(stored_bodies(store, rows, protocol, folder), protocol)
 
 
@@ -76,25 +77,25 @@ def ground_truth(
 _REGRESSOR_ORDER = ("h36m", "h36m_spin")
 
 
-def stored_joints(store: Store, rows: Array) -> Array:
-    """The 17 joints (n, 17, 3) of ``keypoints3d`` in the order of the regressor, metres.
+def stored_joints(store: Store, rows: Array, field: str = "keypoints3d") -> Array:
+    """The 17 joints (n, 17, 3) of a field in the order of the regressor, metres.
 
     Raises
     ------
     DataError
         If the store has no 3D joints, or of another convention.
     """
-    if "keypoints3d" not in store.instances:
-        raise DataError(store.path, "instances", expected="keypoints3d", found="no such field")
-    points = np.asarray(store.instances["keypoints3d"][rows], np.float32)[..., :3]
-    convention = store.convention("keypoints3d")
+    if field not in store.instances:
+        raise DataError(store.path, "instances", expected=field, found="no such field")
+    points = np.asarray(store.instances[field][rows], np.float32)[..., :3]
+    convention = store.convention(field)
     if convention in _REGRESSOR_ORDER:
         return points
     joints, supplied = keypoints.convert(points, convention, "h36m")
     if not np.all(supplied):
         raise DataError(
             store.path,
-            "keypoints3d",
+            field,
             expected="the 17 joints of Human3.6M",
             found=f"joints of the convention {convention}",
         )
@@ -110,7 +111,7 @@ def stored_bodies(
     number and the gender is asked.
     """
     instances = store.instances
-    if protocol.ground_truth == "keypoints3d":
+    if protocol.ground_truth != "smpl":
         zeros = np.zeros((len(rows), 24, 3), np.float32)
         neutral = np.full(len(rows), GENDERS.index("neutral"))
         return Bodies(zeros[:, 0], zeros[:, 1:], np.zeros((len(rows), 10)), neutral, folder)
@@ -363,13 +364,13 @@ def _root(joints: Array, protocol: Protocol) -> Array:
 
 def _select(joints: Array, protocol: Protocol) -> Array:
     """The protocol's joints, root-relative; arrays of just those joints are so already."""
-    if joints.shape[1] == len(protocol.joints):
-        return joints
-    if joints.shape[1] != len(keypoints.names(protocol.regressor)):
+    if joints.shape[1] == len(keypoints.names(protocol.regressor)):
+        selected: Array = formulas.root_relative(joints, protocol.root)[:, protocol.joints]
+        return selected
+    if joints.shape[1] != len(protocol.joints):
         raise HumandataError(
             f"protocol {protocol.name} takes {len(keypoints.names(protocol.regressor))} joints of "
-            f"{protocol.regressor}, or the {len(protocol.joints)} of LSP; the predictions hold "
+            f"{protocol.regressor}, or the {len(protocol.joints)} that count; the predictions hold "
             f"{joints.shape[1]}. Give SMPL parameters"
         )
-    selected: Array = formulas.root_relative(joints, protocol.root)[:, protocol.joints]
-    return selected
+    return joints

@@ -186,12 +186,12 @@ def select_rows(
 def _with_ground_truth(store: Store, protocol: Protocol) -> Array:
     """Which rows (N,) of the instances have what the protocol compares with."""
     fields = ["smpl/global_orient", "smpl/body_pose", "smpl/betas"]
-    if protocol.ground_truth == "keypoints3d":
-        fields = ["keypoints3d"]
+    if protocol.ground_truth != "smpl":
+        fields = [protocol.ground_truth]
     missing = [name for name in fields if name not in store.instances]
     valid: Array = np.ones(len(store), bool)
-    if not missing and protocol.ground_truth == "keypoints3d":
-        confidence = np.asarray(store.instances["keypoints3d"])[..., 3]
+    if not missing and protocol.ground_truth != "smpl":
+        confidence = np.asarray(store.instances[protocol.ground_truth])[..., 3]
         valid = np.asarray((confidence > 0).all(axis=1))
     elif not missing and "smpl/valid" in store.instances:
         valid = np.asarray(store.instances["smpl/valid"]).astype(bool)
@@ -276,7 +276,7 @@ def score(
     kept, place, more = match(predictions, ids, partial)
     rows, notes = rows[kept], notes + more
     chosen = _metrics(metrics, predictions, protocol)
-    joints_only = protocol.ground_truth == "keypoints3d"
+    joints_only = protocol.ground_truth != "smpl"
     if metrics is None and "pve" not in chosen and not joints_only:
         notes.append("no PVE: the predictions hold neither vertices nor SMPL parameters")
     model = body_model(protocol.prediction_body, folder)
@@ -339,7 +339,7 @@ def _metrics(
     asked: Sequence[str] | None, predictions: Predictions, protocol: Protocol
 ) -> tuple[str, ...]:
     meshes = predictions.has_parameters or predictions.vertices is not None
-    if protocol.ground_truth == "keypoints3d":
+    if protocol.ground_truth != "smpl":
         if asked is not None and (needing := _of_meshes(asked)):
             raise HumandataError(f"protocol {protocol.name} compares joints: it has no {needing}")
         meshes = False

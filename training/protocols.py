@@ -55,8 +55,9 @@ class Protocol:
         The joint that is subtracted from both sides; of several their mean.
     ground_truth : str
         What predictions are held against: the ``smpl`` bodies of the store, or its ``keypoints3d``
-        where those are the 17 joints of the regressor, measured by a motion capture system. Of
-        joints alone no mesh is known, and PVE cannot be had.
+        (or ``keypoints3d_univ``, scaled to one height) where those are the 17 joints of the
+        regressor, measured by a motion capture system. Of joints alone no mesh is known, and PVE
+        cannot be had.
     ground_truth_body : tuple of str
         Body model of the ground truth by the store's gender: unknown, neutral, male, female.
     num_betas : int
@@ -86,7 +87,7 @@ class Protocol:
     regressor: Literal["h36m", "smpl_24"] = "h36m"
     joints: tuple[int, ...] = LSP14_FROM_H36M17
     root: int | tuple[int, ...] = 0
-    ground_truth: Literal["smpl", "keypoints3d"] = "smpl"
+    ground_truth: Literal["smpl", "keypoints3d", "keypoints3d_univ"] = "smpl"
     ground_truth_body: tuple[str, str, str, str] = ("neutral", "neutral", "male", "female")
     num_betas: int = 10
     prediction_body: Literal["neutral", "male", "female"] = "neutral"
@@ -136,7 +137,7 @@ class Protocol:
         }[self.pve_root]
         stride = "" if self.stride == 1 else f"; every {self.stride}th row"
         bodies = f"SMPL of {truth}, first {self.num_betas} betas"
-        joints = "the 17 joints of keypoints3d as released, in metres"
+        joints = f"the 17 joints of {self.ground_truth} as released, in metres"
         without = [("PVE", "not known: the ground truth has joints and no mesh")]
         return [
             ("protocol", f"{self.name} (version {self.version}): {self.title}"),
@@ -179,6 +180,23 @@ _H36M_P2 = Protocol(
     ground_truth="keypoints3d",
 )
 
+# The usual test figures of MPI-INF-3DHP: SPIN's eval.py takes all 17 joints for MPJPE and PA-MPJPE;
+# the release's own evaluation takes the first 14 of its order for PCK at 150 mm and AUC, those of
+# LSP. Both are on univ_annot3, skeletons scaled to one height, whatever a network was trained on.
+# SPIN leaves out whoever has a joint outside of the picture (convert --filter spin).
+_3DHP = Protocol(
+    name="mpi-inf-3dhp-test",
+    version=1,
+    title="MPI-INF-3DHP test, MPJPE over 17 joints of one height (SPIN's eval.py)",
+    dataset="mpi_inf_3dhp",
+    split="test",
+    frames="TS1 to TS6, every frame with valid_frame",
+    expected_rows=2_929,
+    box_factor=1.2,
+    joints=(*LSP14_FROM_H36M17, 0, 7, 9),
+    ground_truth="keypoints3d_univ",
+)
+
 # Neutral fits of EFT. hmr-benchmarks names these sets, but its code as published cannot evaluate
 # them, so nobody can say by which joints its figures were made. By default they go the way of 3DPW:
 # joints regressed from the fitted mesh. The other way of its code, for sets whose ground truth has
@@ -212,6 +230,13 @@ PROTOCOLS: Mapping[str, Protocol] = {
             title="Human3.6M protocol 1: S9 and S11, all four cameras, MPJPE",
             split="test_p1",
             frames="S9 and S11, four cameras, every 5th frame",
+        ),
+        _3DHP,
+        dataclasses.replace(
+            _3DHP,
+            name="mpi-inf-3dhp-test-14",
+            title="MPI-INF-3DHP test, 3DPCK and AUC over 14 joints (the release's evaluation)",
+            joints=LSP14_FROM_H36M17,
         ),
         _EFT,
         dataclasses.replace(
@@ -284,6 +309,7 @@ def _benchmark(protocol: str, store: str) -> Benchmark:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "pw3d": _benchmark("pw3d-test", "pw3d_test.zarr"),
     "h36m": _benchmark("h36m-p2", "h36m_test_p2.zarr"),
+    "mpi-inf-3dhp": _benchmark("mpi-inf-3dhp-test", "mpi_inf_3dhp_test.zarr"),
     "eft-coco": _benchmark("eft-coco-val", "eft_coco_val.zarr"),
     "eft-lspet": _benchmark("eft-lspet-test", "eft_lspet_test.zarr"),
     "eft-ochuman": _benchmark("eft-ochuman-test", "eft_ochuman_test.zarr"),
