@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from humandata.training.mixes import NamedMix, NamedRecipe
+
+SHARES_WIDTH = 60  # columns; the table then fits into some hundred
 
 
 @click.command(epilog="Example: humandata mix mix2 --stores /data/stores")
@@ -113,15 +116,13 @@ def _best(named: NamedRecipe, mix: str | None) -> str:
 def _print_all(found: list[NamedMix]) -> None:
     from humandata.cli.console import table
 
-    rows = [
-        (
-            one.name,
-            f"{len(one.parts) - len(one.missing)} of {len(one.parts)}",
-            _published(one),
-            ", ".join(f"{part.title} {part.weight:g}" for part in one.parts),
-        )
-        for one in found
-    ]
+    rows = []
+    for one in found:
+        here = f"{len(one.parts) - len(one.missing)} of {len(one.parts)}"
+        shares = ", ".join(f"{part.title} {part.weight:g}" for part in one.parts)
+        first, *others = textwrap.wrap(shares, SHARES_WIDTH)
+        rows.append((one.name, here, _published(one), first))
+        rows += [("", "", "", line) for line in others]
     click.echo(table(rows, ("mix", "stores here", "published mm", "shares")))
     click.echo("\npublished: PA-MPJPE on 3DPW test of HMR on ResNet-50, base / L1 losses")
     click.echo("humandata mix --recipes lists every published configuration")

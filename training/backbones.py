@@ -7,13 +7,14 @@ Names that end in ``_hmrbench`` are the networks as hmr-benchmarks uses them; se
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from humandata.errors import HumandataError
-from humandata.training.backbone_variants import Variant, variant_of
+from humandata.training.backbone_variants import SUFFIX, VARIANTS, Variant, variant_of
 
 
 class Backbone(nn.Module):
@@ -127,8 +128,11 @@ def _create(
             "torch than the one installed: pip install --upgrade torch torchvision"
         ) from error
 
-    if name.split(".")[0] not in set(timm.list_models()):
-        near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:6]
+    wanted, there = name.split(".")[0], timm.list_models()
+    if wanted not in set(there):
+        near = difflib.get_close_matches(
+            wanted, [*there, *(known + SUFFIX for known in VARIANTS)], 6
+        )
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise HumandataError(f"timm {timm.__version__} has no backbone named {name!r}{hint}")
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
