@@ -372,7 +372,7 @@ def _read_units(
     todo: list[tuple[int, tuple[Any, ...]]] = []
     for number, unit in enumerate(units):
         if f"unit {number}" not in writer.finished:
-            part = str(writer.unit_folder(number).relative_to(writer.partial))
+            part = str(writer.unit_file(number).relative_to(writer.partial))
             todo.append((number, (str(writer.partial), part, name, unit, strict, limit)))
     done = len(units) - len(todo)
     _show(progress, "annotations", done, len(units))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -153,8 +154,11 @@ def encode_strings(strings: list[str]) -> tuple[Array, Array]:
     )
 
 
-def write_part(folder: Path, columns: Columns) -> None:
-    """Write one unit's columns as plain .npy files, visible only when all of them are there.
+def write_part(file: Path, columns: Columns) -> None:
+    """Write one unit's columns as one file, visible only when it is whole and on the disk.
+
+    Its first line is JSON: what became of the records, and by table and field dtype, shape and
+    place of the arrays. Then come the arrays themselves (of a string field two: text and offsets).
 
     Raises
     ------
@@ -162,15 +166,20 @@ def write_part(folder: Path, columns: Columns) -> None:
         If columns of a table differ in length, a field is unknown, or a dtype cannot be kept:
         mistakes of the converter, named by field.
     """
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    arrays: list[Array] = []
+    index: dict[str, dict[str, list[Any]]] = {}
+    end = 0
     for table in schema.TABLES:
-        lengths = {name: len(values) for name, values in getattr(columns, table).items()}
+        given: dict[str, Values] = getattr(columns, table)
+        lengths = {name: len(values) for name, values in given.items()}
         if len(set(lengths.values())) > 1:
             raise HumandataError(f"columns of {table} differ in length: {lengths}")
-        for name, values in getattr(columns, table).items():
-            _save_column(temporary, table, name, values)
+        index[table] = {name: [] for name in given}
+        for name, values in given.items():
+            for array in _as_stored(table, name, values):
+                arrays.append(np.ascontiguousarray(array))
+                index[table][name].append([array.dtype.str, array.shape, end])
+                end += _padded(array.nbytes)
     summary = {
         "rows": {table: columns.rows(table) for table in schema.TABLES},
         "field_attributes": columns.field_attributes,
@@ -178,35 +187,36 @@ def write_part(folder: Path, columns: Columns) -> None:
         "filtered": columns.filtered,
         "records": columns.records,
         "notes": columns.notes,
+        "arrays": index,
     }
-    temporary.mkdir(parents=True, exist_ok=True)
-    (temporary / "part.json").write_text(json.dumps(summary), encoding="utf-8")
-    for file in temporary.rglob("*.*"):
-        flush_file(file)
-    os.replace(temporary, folder)
+    head = json.dumps(summary).encode()
+    temporary = file.with_name(file.name + ".tmp")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(temporary, "wb") as stream:
+        stream.write(head.ljust(_padded(len(head) + 1) - 1) + b"\n")
+        for array in arrays:
+            stream.write(array.data)
+            stream.write(bytes(_padded(array.nbytes) - array.nbytes))
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)
 
 
-def flush_file(file: Path) -> None:
-    """Have the disk hold a file before a journal says that it does."""
-    if file.is_file():
-        with open(file, "rb") as stream:
-            os.fsync(stream.fileno())
+def _padded(size: int) -> int:
+    """Bytes up to the next place where an array may begin: maps want values aligned."""
+    return -(-size // 64) * 64
 
 
-def _save_column(part: Path, table: str, name: str, values: Values) -> None:
+def _as_stored(table: str, name: str, values: Values) -> tuple[Array, ...]:
+    """The arrays that a column is stored as: one, or text and offsets of strings."""
     like = values if isinstance(values, np.ndarray) else None
     try:
         field_ = schema.field(table, name, like)
     except KeyError as error:
         raise HumandataError(str(error.args[0])) from None
-    base = part / table / name
-    base.parent.mkdir(parents=True, exist_ok=True)
     if field_.dtype == "string":
-        blob, offsets = encode_strings(list(values))
-        np.save(base.with_name(base.name + "_bytes.npy"), blob)
-        np.save(base.with_name(base.name + "_offset.npy"), offsets)
-    else:
-        np.save(base.with_name(base.name + ".npy"), _cast(np.asarray(values), field_))
+        return encode_strings(list(values))
+    return (_cast(np.asarray(values), field_),)
 
 
 def _cast(values: Array, field_: schema.Field) -> Array:
@@ -225,51 +235,50 @@ def _cast(values: Array, field_: schema.Field) -> Array:
 
 
 class Part:
-    """One unit's columns, read back from disk; arrays are memory-mapped."""
+    """One unit's columns, read back from disk; large arrays are memory-mapped."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        summary = json.loads((folder / "part.json").read_text(encoding="utf-8"))
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with open(file, "rb") as stream:
+            summary = json.loads(stream.readline())
+            self._start = stream.tell()
         self.rows: dict[str, int] = summary["rows"]
         self.field_attributes: dict[str, dict[str, Any]] = summary["field_attributes"]
         self.rejects = [Reject(**reject) for reject in summary["rejects"]]
         self.filtered: dict[str, int] = summary["filtered"]
         self.records: int = summary["records"]
         self.notes: list[str] = summary["notes"]
+        self._index: dict[str, dict[str, list[Any]]] = summary["arrays"]
         self.recode: dict[str, Array] = {}
         """By extra field: the code in the store for each code in this part."""
 
     def names(self, table: str) -> list[str]:
         """Fields this part has in ``table``."""
-        root = self.folder / table
-        names = {
-            str(file.relative_to(root).with_suffix("")).removesuffix("_bytes")
-            for file in root.rglob("*.npy")
-            if not file.stem.endswith("_offset")
-            or not file.with_name(file.name.replace("_offset", "_bytes")).exists()
-        }
-        return sorted(names)
+        return sorted(self._index[table])
 
     def array(self, table: str, name: str) -> Array | None:
         """One numeric column, or None where this part has none."""
-        file = self.folder / table / f"{name}.npy"
-        if not file.exists():
+        places = self._index[table].get(name, ())
+        if len(places) != 1:  # none, or strings
             return None
-        # An empty file cannot be mapped, and a small one is read faster than mapped.
-        small = file.stat().st_size < 2**20
-        values = np.asarray(np.load(file, mmap_mode=None if small else "r"))
+        values = self._read(places[0])
         return self.recode[name][values] if name in self.recode else values
 
+    def _read(self, place: tuple[str, list[int], int]) -> Array:
+        dtype, shape, offset = np.dtype(place[0]), tuple(place[1]), self._start + place[2]
+        count = math.prod(shape)
+        # Nothing cannot be mapped, and little is read faster than mapped.
+        if count * dtype.itemsize < 2**20:
+            return np.fromfile(self.file, dtype, count, offset=offset).reshape(shape)
+        return np.asarray(np.memmap(self.file, dtype, "r", offset, shape))
+
     def strings(self, table: str, name: str) -> list[str]:
-        blob = self.array(table, f"{name}_bytes")
-        offsets = self.array(table, f"{name}_offset")
-        if blob is None or offsets is None:
+        places = self._index[table].get(name, ())
+        if len(places) != 2:
             return [""] * self.rows[table]
-        text = blob.tobytes()
-        ends = np.append(offsets, len(text))
-        return [
-            text[a:b].decode() for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
-        ]
+        text = self._read(places[0]).tobytes()
+        ends = [*self._read(places[1]).tolist(), len(text)]
+        return [text[a:b].decode() for a, b in itertools.pairwise(ends)]
 
     def columns(self) -> Columns:
         """Everything in memory, as it was before it was written."""

@@ -127,16 +127,18 @@ def _select(writer: StoreWriter, number: int, part: Part) -> _Selection:
     )
     if not packs:
         return _Selection(part, rejects, keep, np.ones(len(instance_image), bool), crops=crops)
-    folder = writer.partial / "pictures"
-    tables = [np.load(folder / f"{pack:05d}.npy") for pack in packs]
-    pictures = dict(zip(FOUND, np.concatenate(tables).T, strict=True))
-    pictures["pack"] = np.repeat(packs, [len(table) for table in tables])
+    tables: list[Array] = []
     picture_rejects: dict[str, Reject] = {}
     kept: dict[int, str] = {}
-    for first, pack in zip(np.cumsum([0, *map(len, tables)]).tolist(), packs, strict=False):
-        said = json.loads((folder / f"{pack:05d}.json").read_text(encoding="utf-8"))
+    first = 0
+    for pack in packs:
+        said = json.loads((writer.partial / "pictures" / f"{pack:05d}.json").read_bytes())
+        tables.append(np.array(said["rows"], np.int64).reshape(-1, len(FOUND)))
         picture_rejects |= {reject["file"]: Reject(**reject) for reject in said["rejects"]}
         kept |= {first + int(row): reason for row, reason in said["kept"].items()}
+        first += len(tables[-1])
+    pictures = dict(zip(FOUND, np.concatenate(tables).T, strict=True))
+    pictures["pack"] = np.repeat(packs, [len(table) for table in tables])
     names = part.strings("images", "path")
     keep &= pictures["there"] > 0
     for axis in ("width", "height"):

@@ -1,7 +1,7 @@
 """Write packs: encoded pictures one after another, tiled where that is wished, and crops.
 
 A pack is written once, by one process, and what it turned out to hold lies beside it
-(``pictures/NNNNN.npy`` and ``.json``, ``crops/NNNNN.npy``) until the commit makes columns of it.
+(``pictures/NNNNN.json``, ``crops/NNNNN.npy``) until the commit makes columns of it.
 :mod:`humandata.packs` reads them.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from humandata.columns import Reject, flush_file
+from humandata.columns import Reject
 from humandata.cropping import Crops
 from humandata.packs import Crop, Encoded
 from humandata.pictures import DamagedPicture, decode, probe
@@ -28,7 +29,7 @@ from humandata.zarr_files import MAX_BLOB_CHUNK, Array, crc32c, write_array
 PICTURES_PER_PACK = 512
 FEWEST_FRAMES = 64
 FOUND = ("there", "offset", "length", "crc32c", "width", "height", "tile_width", "tile_count")
-"""Columns of ``pictures/NNNNN.npy``; ``there`` 0 says that the picture could not be used."""
+"""Columns of ``pictures/NNNNN.json``; ``there`` 0 says that the picture could not be used."""
 CROP = np.dtype(
     [
         ("row", np.int64),
@@ -62,13 +63,12 @@ class _Found:
     def save(self, partial: Path, number: int, offsets: Sequence[int]) -> None:
         table = np.array(self.rows, np.int64).reshape(-1, len(FOUND))
         table[table[:, FOUND.index("length")] > 0, FOUND.index("offset")] = offsets
-        folder = partial / "pictures"
-        folder.mkdir(exist_ok=True)
-        np.save(folder / f"{number:05d}.npy", table)
-        said = {"rejects": [asdict(reject) for reject in self.rejects], "kept": self.kept}
-        (folder / f"{number:05d}.json").write_text(json.dumps(said), encoding="utf-8")
-        for ending in ("npy", "json"):
-            flush_file(folder / f"{number:05d}.{ending}")
+        rejects = [asdict(reject) for reject in self.rejects]
+        found = {"rows": table.tolist(), "rejects": rejects, "kept": self.kept}
+        file = partial / "pictures" / f"{number:05d}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(found), encoding="utf-8")
+        _flush(file)
 
 
 Frames = Sequence[tuple[str, int]]
@@ -265,7 +265,13 @@ def write_crops(partial: Path, number: int, crops: Iterable[tuple[int, Crop]]) -
     file = partial / "crops" / f"{number:05d}.npy"
     file.parent.mkdir(exist_ok=True)
     np.save(file, table)
-    flush_file(file)
+    _flush(file)
+
+
+def _flush(file: Path) -> None:
+    """Have the disk hold a file before the journal says that it does."""
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _place(lengths: Sequence[int]) -> tuple[list[int], int, int]:

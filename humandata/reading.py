@@ -79,7 +79,7 @@ def cut_to_limit(writer: StoreWriter, limit: int) -> None:
     for number, part in enumerate(writer.parts()):
         rows = part.rows["instances"]
         if rows > left:
-            write_part(writer.unit_folder(number), _cut(part.columns(), left))
+            write_part(writer.unit_file(number), _cut(part.columns(), left))
         left -= min(left, rows)
 
 

@@ -4,9 +4,9 @@ Layout of ``STORE.partial`` while the work goes on::
 
     lock                     held by the one process that may write here
     journal.jsonl            first line: what is being made; then one line per finished piece
-    units/00000/             columns of one unit of work (humandata.columns)
-    pictures/00000.npy       where the pictures of one pack lie, their checksums and sizes
-    pictures/00000.json      pictures that could not be used, or not be tiled, and why
+    units/00000              columns of one unit of work (humandata.columns)
+    pictures/00000.json      where the pictures of one pack lie, their checksums and sizes; those
+                             that could not be used, or not be tiled, and why
     crops/00000.npy          where the crops of one pack lie, and what they show
     store/                   becomes STORE; packs are written here directly
 
@@ -36,6 +36,9 @@ from humandata.packing import PICTURES_PER_PACK, write_crops, write_pack
 from humandata.packs import Crop, Encoded
 from humandata.store import PARTIAL, Store
 from humandata.store import open as open_store
+
+LAYOUT = 2
+"""Of ``STORE.partial``, kept in its journal: to be raised whenever the above changes."""
 
 
 class StoreWriter:
@@ -83,7 +86,7 @@ class StoreWriter:
         self.finished: dict[str, dict[str, Any]] = {}
         try:
             self._put_back_replaced()
-            self._open_journal(dict(making), restart)
+            self._open_journal({"layout": LAYOUT, **making}, restart)
         except BaseException:
             self.close()
             raise
@@ -116,7 +119,7 @@ class StoreWriter:
                 raise DataError(
                     self.partial,
                     expected="an interrupted run of this very command",
-                    found=f"one of other input or options ({_difference(lines[0], making)})",
+                    found=_difference(lines[0], making),
                     hint="Repeat that command, or pass --restart to begin anew",
                 )
             for line in lines[1:]:
@@ -144,12 +147,12 @@ class StoreWriter:
         self._note({"piece": piece, "forgotten": True})
         del self.finished[piece]
 
-    def unit_folder(self, number: int) -> Path:
+    def unit_file(self, number: int) -> Path:
         return self.partial / "units" / f"{number:05d}"
 
     def parts(self) -> list[Part]:
         """Columns of all finished units, in order."""
-        return [Part(self.unit_folder(number)) for number in range(self._count_finished("unit "))]
+        return [Part(self.unit_file(number)) for number in range(self._count_finished("unit "))]
 
     def append(
         self,
@@ -188,7 +191,7 @@ class StoreWriter:
                 raise HumandataError(
                     f"{len(given)} {what} for {columns.rows(table)} rows of {table}"
                 )
-        write_part(self.unit_folder(number), columns)
+        write_part(self.unit_file(number), columns)
         packs, crop_packs = [], []
         for start in range(0, len(pictures or ()), PICTURES_PER_PACK):
             pack = self._count_finished("pack ")
@@ -437,8 +440,12 @@ def _read_journal(journal: Path) -> list[dict[str, Any]]:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """In which way an interrupted run is another one."""
+    if old.get("layout") != new["layout"]:
+        return "one of another version of humandata, which lays out this folder differently"
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return ", ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys)[:500]
+    values = ", ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys)
+    return f"one of other input or options ({values[:500]})"
 
 
 def _remove(entry: Path) -> None:

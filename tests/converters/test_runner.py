@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -57,14 +58,25 @@ def test_killed_ten_times_and_resumed_gives_the_same_fingerprint(tmp_path: Path)
     store = tmp_path / "killed.zarr"
     words = command("convert", "pw3d", raw, store, "--workers", 2, "--json")
     dice = random.Random(0)
+    interrupted = 0
+
+    def files() -> int:
+        return sum(len(found) for _, _, found in os.walk(store.with_name("killed.zarr.partial")))
+
     for _ in range(10):
+        before, steps = files(), dice.randrange(1, 20)
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(dice.uniform(0.2, 1.6))
-        os.killpg(process.pid, signal.SIGKILL)
+        while process.poll() is None and abs(files() - before) < steps:
+            time.sleep(0.001)
+        time.sleep(dice.uniform(0, 0.01))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if not store.exists():
+            interrupted += 1
             with pytest.raises(DataError):
                 humandata.open(store)
+    assert interrupted > 1
     if not store.exists():
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     assert humandata.open(store).fingerprint == reference.fingerprint
@@ -231,24 +243,53 @@ def test_two_conversions_into_one_path_end_with_one_store_and_one_message(tmp_pa
 
 
 def test_a_full_disk_ends_in_a_message_and_the_same_command_resumes(tmp_path: Path) -> None:
-    raw = release(tmp_path / "raw", sequences=3)
+    raw = release(tmp_path / "raw", sequences=6)
     # The kernel refuses to let any file grow beyond this size, as a full disk would.
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
-        "from humandata.cli.main import main; main(sys.argv[1:])"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2);"
+        "from humandata.cli.main import main; main(sys.argv[2:])"
     )
     arguments = command("convert", "pw3d", raw, tmp_path / "s.zarr", "--workers", 1, "--json")[3:]
-    failed = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
-    )
-    assert failed.returncode == 1
-    assert "File too large" in failed.stderr
-    assert "run the same command again" in failed.stderr
-    assert "Traceback" not in failed.stderr
-    with pytest.raises(DataError, match="not finished"):
-        humandata.open(tmp_path / "s.zarr")
+    for size, finished in (("3000", 0), ("12000", 6)):  # no unit has room; the pictures have none
+        failed = subprocess.run(
+            [sys.executable, "-c", script, size, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert failed.returncode == 1
+        assert "File too large" in failed.stderr
+        assert "run the same command again" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        journal = (tmp_path / "s.zarr.partial/journal.jsonl").read_text()
+        assert journal.count('"piece": "unit') == finished
+        with pytest.raises(DataError, match="not finished"):
+            humandata.open(tmp_path / "s.zarr")
     report = convert("pw3d", raw, tmp_path / "s.zarr", workers=1)
+    assert report.resumed
+    assert report.fingerprint == convert("pw3d", raw, tmp_path / "w.zarr", workers=1).fingerprint
+
+
+def test_what_another_version_laid_out_otherwise_is_not_continued(tmp_path: Path) -> None:
+    raw = release(tmp_path / "raw", sequences=2)
+    bad = raw / "sequenceFiles/test/walk_01.pkl"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:90])
+    with pytest.raises(DataError):
+        convert("pw3d", raw, tmp_path / "s.zarr", workers=1)
+    bad.write_bytes(whole)
+    # Once a unit was a folder of many files, and the journal said nothing of a layout.
+    journal = tmp_path / "s.zarr.partial/journal.jsonl"
+    making, *lines = journal.read_text().splitlines(keepends=True)
+    former = {key: value for key, value in json.loads(making).items() if key != "layout"}
+    journal.write_text(json.dumps(former) + "\n" + "".join(lines))
+    unit = tmp_path / "s.zarr.partial/units/00000"
+    unit.unlink()
+    unit.mkdir()
+    with pytest.raises(DataError, match="another version of humandata.*--restart"):
+        convert("pw3d", raw, tmp_path / "s.zarr", workers=1)
+    report = convert("pw3d", raw, tmp_path / "s.zarr", workers=1, restart=True)
     assert report.fingerprint == convert("pw3d", raw, tmp_path / "w.zarr", workers=1).fingerprint
 
 
