@@ -10,6 +10,11 @@ import click
 if TYPE_CHECKING:
     from humandata.training.weights import Recognised
 
+READERS = {
+    "weights_only": "torch.load, weights only",
+    "restricted": "the reader that makes tensors and plain containers only",
+}
+
 
 @click.group()
 def weights() -> None:
@@ -69,7 +74,8 @@ def _print(found: Recognised) -> None:
     from humandata.cli.console import table
     from humandata.training.weights import ALGORITHMS
 
-    read = f"read by {found.reader}" + (f", inside of {found.wrapper}" if found.wrapper else "")
+    reader = READERS.get(found.reader, found.reader)
+    read = f"read by {reader}" + (f", inside of {found.wrapper}" if found.wrapper else "")
     click.echo(f"{found.file.name}: {found.description} ({read})")
     click.echo()
     rows: list[tuple[object, ...]] = []
@@ -89,7 +95,9 @@ def _print(found: Recognised) -> None:
             listed = ", ".join(ALGORITHMS)
             click.echo(f"{found.other.name} is not among the algorithms here, {listed}{why}{alone}")
         elif found.backbone is None:
-            click.echo("no network that is known here; --as MODEL compares with one")
+            click.echo(
+                "no network that is known here; --as MODEL, such as hmr:resnet50, compares with one"
+            )
         else:
             click.echo(f"a network needs all its tensors{alone}")
     elif found.algorithm is None:

@@ -34,6 +34,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 TRUNKS = ("backbone.network.", "backbone.", "encoder.", "graph_cnn.resnet.")
 """What networks put before the names of their backbone."""
 
+AGAIN = "If it should be one, it is damaged or was cut off: fetch it again"
+
 
 @dataclass(frozen=True)
 class File:
@@ -71,6 +73,8 @@ def read(path: Path) -> File:
     """
     if not path.is_file():
         raise DataError(path, expected="a file of weights", found="no such file")
+    if not path.stat().st_size:
+        raise DataError(path, expected="a file of weights", found="an empty one", hint=AGAIN)
     metadata: Mapping[str, str] = {}
     try:
         if path.suffix == ".safetensors":
@@ -86,7 +90,8 @@ def read(path: Path) -> File:
         raise DataError(
             path,
             expected=".safetensors, or a PyTorch file of tensors",
-            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            found=(str(error).strip().split(". ")[0].splitlines() or [type(error).__name__])[0],
+            hint=AGAIN,
         ) from error
     removed: list[str] = []
     beside: dict[str, int] = {}
