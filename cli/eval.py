@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from humandata.training.results import Result, Row
 
 STORES_VARIABLE = "HUMANDATA_STORES"
+COLUMNS = 4  # metrics beside one another: what a terminal of some 130 columns holds
 
 
 @click.command(
@@ -172,13 +175,15 @@ def _print(result: Result) -> None:
     click.echo()
     click.echo(table([(f"  {topic}", words) for topic, words in result.protocol.in_words()]))
     click.echo()
-    header = ["mm, 95 % interval", "persons", *map(heading, result.metrics)]
-    lines = [_line("all", result.overall)]
     # One sequence is all there is: its line would say the same again.
-    lines += [_line(f"  {row.name}", row) for row in result.sequences if len(result.sequences) > 1]
-    lines.append(_line("mean pose for everybody", result.baseline))
-    click.echo(table(lines, header))
-    click.echo()
+    sequences = result.sequences if len(result.sequences) > 1 else ()
+    for first in range(0, len(result.metrics), COLUMNS):
+        shown = result.metrics[first : first + COLUMNS]
+        lines = [_line("all", result.overall, shown)]
+        lines += [_line(f"  {row.name}", row, shown) for row in sequences]
+        lines.append(_line("mean pose for everybody", result.baseline, shown))
+        click.echo(table(lines, ["mm, 95 % interval", "persons", *map(heading, shown)]))
+        click.echo()
     for note in result.notes:
         click.secho("Note: ", fg="yellow", nl=False)
         click.echo(note)
@@ -214,7 +219,7 @@ def _print_comparison(first: Result, second: Result) -> None:
         click.echo(note)
 
 
-def _line(name: str, row: Row) -> list[str]:
+def _line(name: str, row: Row, metrics: Sequence[str]) -> list[str]:
     from humandata.training.results import in_print
 
-    return [name, f"{row.rows:,}", *(in_print(figure) for figure in row.figures.values())]
+    return [name, f"{row.rows:,}", *(in_print(row.figures[metric]) for metric in metrics)]

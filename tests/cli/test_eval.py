@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import humandata
 from humandata.cli.main import cli
 from humandata.errors import HumandataError
 from humandata.training.predictions import Predictions, load_predictions, save_predictions
+from humandata.training.results import METRICS, heading
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,19 @@ def test_metrics_that_are_no_millimetres_bring_their_unit(folder: Path, tmp_path
     report = (tmp_path / "report.html").read_text()
     assert "3DPCK (%)" in report
     assert "right_wrist" in report
+
+
+def test_every_figure_stands_under_the_name_of_its_metric(folder: Path) -> None:
+    """However many metrics there are, and in whatever order they were asked for."""
+    given = folder / "pw3d_test.zarr", "--predictions", folder / "p.npz", "--limit", 60
+    chosen = "--metrics", ",".join(reversed(METRICS))
+    printed = run(*given, *chosen).output.splitlines()
+    figures = document(*given, *chosen)["overall"]["metrics"]
+    heads = [re.split(r"  +", line)[2:] for line in printed if line.startswith("mm, ")]
+    means = [re.findall(r"(\S+) \(", line) for line in printed if line.startswith("all ")]
+    assert [len(head) for head in heads] == [4, 4, 2]
+    found = dict(zip(chain(*heads), chain(*means), strict=True))
+    assert found == {heading(name): f"{figures[name]['mean']:.2f}" for name in METRICS}
 
 
 def test_kept_predictions_give_the_same_figures_again(folder: Path, tmp_path: Path) -> None:
