@@ -100,7 +100,7 @@ def test_metrics_that_are_no_millimetres_bring_their_unit(folder: Path, tmp_path
 
 def test_every_figure_stands_under_the_name_of_its_metric(folder: Path) -> None:
     """However many metrics there are, and in whatever order they were asked for."""
-    given = folder / "pw3d_test.zarr", "--predictions", folder / "p.npz", "--limit", 60
+    given = folder / "pw3d_test.zarr", "--predictions", folder / "p.npz"
     chosen = "--metrics", ",".join(reversed(METRICS))
     printed = run(*given, *chosen).output.splitlines()
     figures = document(*given, *chosen)["overall"]["metrics"]
