@@ -80,7 +80,7 @@ def eval(
 ) -> None:
     """Evaluate a checkpoint, or predictions, on a benchmark or any store with SMPL bodies.
 
-    Benchmarks: pw3d, h36m (protocol 2), eft-coco, eft-lspet, eft-ochuman.
+    Benchmarks: pw3d, h36m (protocol 2), mpi-inf-3dhp, eft-coco, eft-lspet, eft-ochuman.
 
     The protocol is printed with the figures: MPJPE, PA-MPJPE and PVE in millimetres with 95 %
     bootstrap intervals, for every sequence, and for the mean pose as a baseline.

@@ -156,7 +156,7 @@ def test_a_benchmark_without_its_store_says_how_to_make_it(
 def test_neither_benchmark_nor_store_is_said(folder: Path) -> None:
     result = run("3dpw", "--predictions", folder / "p.npz")
     assert isinstance(result.exception, HumandataError)
-    assert "3dpw is neither a benchmark (pw3d, h36m, eft-coco" in str(result.exception)
+    assert "3dpw is neither a benchmark (pw3d, h36m, mpi-inf-3dhp," in str(result.exception)
 
 
 def test_a_store_of_another_split_needs_to_be_asked_for(folder: Path, tmp_path: Path) -> None:
