@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from humandata import keypoints
-from humandata.errors import DataError
+from humandata.errors import DataError, HumandataError
 from humandata.posing import SMPL45_VERTICES
 
 Array = npt.NDArray[Any]
@@ -35,6 +35,13 @@ SIZES = {
     "smplh": Size("SMPL-H", 52, 6890, 13776),
     "smplx": Size("SMPL-X", 55, 10475, 20908),
 }
+
+
+def size_of(family: str) -> Size:
+    """The lengths of a family's arrays; HumandataError for a family that is not read."""
+    if family not in SIZES:
+        raise HumandataError(f"unknown body family {family!r}; read are {', '.join(SIZES)}")
+    return SIZES[family]
 
 
 @dataclass(frozen=True, eq=False)
