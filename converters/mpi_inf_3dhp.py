@@ -47,7 +47,7 @@ from humandata import geometry, keypoints, mpi_inf_3dhp_files, mpi_inf_3dhp_spin
 from humandata.columns import join, take
 from humandata.converters.converter import Columns, DatasetInfo, Option, Reject, Unit
 from humandata.errors import DataError, HumandataError
-from humandata.mpi_inf_3dhp_files import CAMERA_SETS, FALLBACK, FRAMES, SCENES, VALID_ROWS
+from humandata.mpi_inf_3dhp_files import FALLBACK, FRAMES, SCENES, VALID_ROWS
 from humandata.schema import row_ids
 
 Float = NDArray[np.float64]
@@ -109,37 +109,15 @@ INFO = DatasetInfo(
 def find_splits(raw: Path) -> list[str]:
     """Splits of which at least one sequence, scene or file is there."""
     found = []
-    if _sequences(raw):
+    if mpi_inf_3dhp_files.find_sequences(raw):
         found.append("train")
-    if _scenes(raw):
+    if mpi_inf_3dhp_files.find_scenes(raw):
         found.append("test")
     if mpi_inf_3dhp_spin.find(raw) is not None:
         found.append("train_spin")
     if not found:
         raise DataError(raw, expected=INFO.expects, found="none of these annotations")
     return found
-
-
-def _sequences(raw: Path) -> list[tuple[str, str, str]]:
-    """Subject, sequence and folder of the training sequences that are there, in order."""
-    found = []
-    for subject in FRAMES:
-        for sequence in ("Seq1", "Seq2"):
-            names = {"subject": subject, "sequence": sequence}
-            folders = mpi_inf_3dhp_files.TRAIN_FOLDERS
-            folder = mpi_inf_3dhp_files.find_folder(raw, folders, "annot.mat", **names)
-            if folder is not None:
-                found.append((subject, sequence, folder))
-    return found
-
-
-def _scenes(raw: Path) -> list[tuple[str, str]]:
-    folders = mpi_inf_3dhp_files.TEST_FOLDERS
-    found = (
-        (scene, mpi_inf_3dhp_files.find_folder(raw, folders, "annot_data.mat", scene=scene))
-        for scene in SCENES
-    )
-    return [(scene, folder) for scene, folder in found if folder is not None]
 
 
 def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
@@ -154,7 +132,7 @@ def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
             raise missing
         return [Unit("train_spin", split, raw, (file,), chosen)]
     if split == "test":
-        scenes = _scenes(raw)
+        scenes = mpi_inf_3dhp_files.find_scenes(raw)
         if not scenes:
             raise missing
         return [
@@ -167,13 +145,13 @@ def plan(raw: Path, split: str, options: Mapping[str, str]) -> list[Unit]:
             )
             for i, (scene, folder) in enumerate(scenes)
         ]
-    sequences = _sequences(raw)
+    sequences = mpi_inf_3dhp_files.find_sequences(raw)
     if not sequences:
         raise missing
     detail = {
         **chosen,
         "stride": _stride(chosen["stride"]),
-        "cameras": _chosen_cameras(chosen["cameras"]),
+        "cameras": mpi_inf_3dhp_files.cameras_of(chosen["cameras"]),
     }
     groups = [[s] for s in sequences] if chosen["filter"] == "none" else [sequences]
     every = [(subject, f"Seq{n}") for subject in FRAMES for n in (1, 2)]
@@ -205,16 +183,6 @@ def _stride(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise HumandataError(f"stride={text}: write a whole number from 1 on")
     return int(text)
-
-
-def _chosen_cameras(text: str) -> tuple[int, ...]:
-    if text in CAMERA_SETS:
-        return CAMERA_SETS[text]
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words or not all(word.isdecimal() and int(word) < 14 for word in words):
-        sets = ", ".join(CAMERA_SETS)
-        raise HumandataError(f"cameras={text}: write one of {sets}, or numbers from 0 to 13")
-    return tuple(dict.fromkeys(int(word) for word in words))
 
 
 def read(unit: Unit) -> Columns:

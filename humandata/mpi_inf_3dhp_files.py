@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from humandata.errors import DataError
+from humandata.errors import DataError, HumandataError
 from humandata.videos import existing
 
 Float = NDArray[np.float64]
@@ -58,6 +58,17 @@ ONE_PLACE = 0.02
 """Metres by which cameras may disagree on where a joint is in the world."""
 
 _DAMAGED = "The file is cut off or damaged: download and unpack it again"
+
+
+def cameras_of(text: str) -> tuple[int, ...]:
+    """The cameras that an option names: a set, or numbers; HumandataError for anything else."""
+    if text in CAMERA_SETS:
+        return CAMERA_SETS[text]
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isdecimal() and int(word) < 14 for word in words):
+        sets = ", ".join(CAMERA_SETS)
+        raise HumandataError(f"cameras={text}: write one of {sets}, or numbers from 0 to 13")
+    return tuple(dict.fromkeys(int(word) for word in words))
 
 
 @dataclass(frozen=True)
@@ -319,6 +330,26 @@ def find_folder(raw: Path, patterns: Sequence[str], file: str, **names: str) -> 
         if (raw / folder / file).is_file():
             return folder
     return None
+
+
+def find_sequences(raw: Path) -> list[tuple[str, str, str]]:
+    """Subject, sequence and folder of the training sequences that are there, in order."""
+    found = []
+    for subject in FRAMES:
+        for sequence in ("Seq1", "Seq2"):
+            names = {"subject": subject, "sequence": sequence}
+            folder = find_folder(raw, TRAIN_FOLDERS, "annot.mat", **names)
+            if folder is not None:
+                found.append((subject, sequence, folder))
+    return found
+
+
+def find_scenes(raw: Path) -> list[tuple[str, str]]:
+    """Name and folder of the test scenes that are there, in order."""
+    found = (
+        (scene, find_folder(raw, TEST_FOLDERS, "annot_data.mat", scene=scene)) for scene in SCENES
+    )
+    return [(scene, folder) for scene, folder in found if folder is not None]
 
 
 def find_pictures(
