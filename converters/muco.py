@@ -39,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humandata import geometry, keypoints, muco_files, preprocessed, schema
+from humandata.checks import blocks
 from humandata.columns import take
 from humandata.converters.converter import Columns, DatasetInfo, Option, Reject, Unit
 from humandata.errors import DataError, HumandataError
@@ -176,6 +177,7 @@ def _read_json(unit: Unit) -> Columns:
         columns.notes.append("smpl_param.json is not there: nobody has a body")
     if bodies.damaged:
         columns.notes.append(f"{bodies.damaged:,} fits hold NaN or null: no body for these persons")
+    del people, bodies  # a million of them fill the memory
     if unit.detail["keypoints3d"] == "drop":
         del columns.instances["keypoints3d"], columns.field_attributes["keypoints3d"]
     return take(columns, keep)
@@ -264,17 +266,8 @@ def _persons(
     unit: Unit, people: People, bodies: Bodies, place: NDArray[np.intp], augmented: Bool
 ) -> dict[str, NDArray[Any]]:
     count = len(people.id)
-    flagged = people.flagged
-    cameras = np.array([_camera(image) for image in people.images]).reshape(-1, 3, 3)
-    firm = np.setdiff1d(np.arange(muco_files.JOINTS), SHIFTED)
-    error = np.zeros(0)
-    if count:
-        error = geometry.residual_px(
-            people.space[:, firm], people.pixels[:, firm], cameras[place] if len(cameras) else
-            np.zeros((count, 3, 3)), flagged[:, firm],
-        )  # fmt: skip
     _, _, _, person = preprocessed.group_by_picture([str(row) for row in place.tolist()])
-    confidence = flagged[..., None]
+    confidence = people.flagged[..., None]
     instances: dict[str, NDArray[Any]] = {
         "id": row_ids("muco", people.id),
         "image": place.astype(np.int32),
@@ -283,7 +276,7 @@ def _persons(
         "bbox_xywh": np.nan_to_num(np.hstack([people.box, np.ones((count, 1))])).astype(np.float32),
         "keypoints2d": _joints(people.pixels, confidence),
         "keypoints3d": _joints(people.space, confidence),
-        "reprojection_error": np.nan_to_num(error, nan=-1, posinf=-1).astype(np.float32),
+        "reprojection_error": _errors(people, place),
         "extra/augmented": augmented,
     }
     if len(unit.files) > 1:
@@ -295,9 +288,25 @@ def _persons(
     return instances
 
 
-def _joints(points: Float, there: Bool) -> NDArray[np.float32]:
+def _errors(people: People, place: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Residual (N,) of the joints whose 2D and 3D agree, pixels; -1 where it is not known."""
+    cameras = np.array([_camera(image) for image in people.images]).reshape(-1, 3, 3)
+    firm = np.setdiff1d(np.arange(muco_files.JOINTS), SHIFTED)
+    found = np.full(len(place), -1, np.float32)
+    for rows in blocks(len(place)) if len(cameras) else ():
+        seen = (part[rows][:, firm] for part in (people.space, people.pixels, people.flagged))
+        space, pixels, flagged = seen
+        error = geometry.residual_px(space, pixels, cameras[place[rows]], flagged)
+        found[rows] = np.nan_to_num(error, nan=-1, posinf=-1)
+    return found
+
+
+def _joints(points: NDArray[Any], there: Bool) -> NDArray[np.float32]:
     """Joints with their flags for confidences; zeros where there is none."""
-    return np.dstack([np.where(there, np.nan_to_num(points), 0), there]).astype(np.float32)
+    made = np.zeros((*points.shape[:-1], points.shape[-1] + 1), np.float32)
+    np.copyto(made[..., :-1], np.nan_to_num(points), where=there)
+    made[..., -1:] = there
+    return made
 
 
 def _read_chunk(unit: Unit) -> Columns:

@@ -2,7 +2,8 @@
 
 The JSON (``MuCo-3DHP.json`` by the author of RootNet and I2L-MeshNet) is COCO's in form only: its
 pictures carry a camera, its persons 21 joints in pixels and in millimetres. It describes some
-million persons, so these are decoded block by block, and never all at once as Python lists.
+million persons, so the files are mapped, not read, and persons are decoded block by block, never
+all at once as Python lists; what is kept of them is in single precision.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from humandata.errors import DataError
 from humandata.mpi_inf_3dhp_files import read_mat
 
 Float = NDArray[np.float64]
+Single = NDArray[np.float32]
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 JOINTS = 21
-BLOCK = 20_000
+BLOCK = 1000
 CONVENTIONS = {17: "mpi_inf_3dhp_test", 21: "muco", 28: "mpi_inf_3dhp"}
 """Joints of a chunk, and what they are."""
 CHUNK_ARRAYS = ("joint_loc2", "joint_loc3")
@@ -70,8 +72,8 @@ class People:
     id, image_id : (N,) int64
     box : (N, 4) float64
         x, y, width, height in pixels.
-    pixels : (N, 21, 2) float64
-    space : (N, 21, 3) float64
+    pixels : (N, 21, 2) float32
+    space : (N, 21, 3) float32
         Metres, camera frame.
     flagged : (N, 21) bool
     problem : dict of int to str
@@ -82,8 +84,8 @@ class People:
     id: Int
     image_id: Int
     box: Float
-    pixels: Float
-    space: Float
+    pixels: Single
+    space: Single
     flagged: Bool
     problem: dict[int, str]
 
@@ -92,9 +94,9 @@ class People:
 class Bodies:
     """SMPL bodies of some persons: which have one, and how many fits were no numbers."""
 
-    pose: Float  # (N, 72) radians
-    betas: Float  # (N, 10)
-    transl: Float  # (N, 3) metres, camera frame
+    pose: Single  # (N, 72) radians
+    betas: Single  # (N, 10)
+    transl: Single  # (N, 3) metres, camera frame
     valid: Bool  # (N,)
     damaged: int
 
@@ -108,11 +110,11 @@ def read_people(file: Path) -> People:
         It is no complete JSON, or of another form.
     """
     expected = "images with f and c, and annotations with keypoints_img and keypoints_cam"
-    data = json_numbers.decode(file.read_bytes(), _Json, file, expected)
+    data = json_numbers.decode_file(file, _Json, expected)
     count = len(data.annotations)
     ids, image_ids = np.zeros(count, np.int64), np.zeros(count, np.int64)
     box = np.zeros((count, 4))
-    pixels, space = np.zeros((count, JOINTS, 2)), np.zeros((count, JOINTS, 3))
+    pixels, space = (np.zeros((count, JOINTS, axes), np.float32) for axes in (2, 3))
     flagged = np.zeros((count, JOINTS), bool)
     problem: dict[int, str] = {}
     decoder = msgspec.json.Decoder(_Person)
@@ -162,13 +164,12 @@ def read_bodies(file: Path | None, ids: Int) -> Bodies:
         It is no complete JSON, or of another form.
     """
     rows = len(ids)
-    found = Bodies(
-        np.zeros((rows, 72)), np.zeros((rows, 10)), np.zeros((rows, 3)), np.zeros(rows, bool), 0
-    )
+    pose, betas, transl = (np.zeros((rows, size), np.float32) for size in (72, 10, 3))
+    found = Bodies(pose, betas, transl, np.zeros(rows, bool), 0)
     if file is None:
         return found
     expected = "pose, shape and trans by annotation id"
-    data = json_numbers.decode(file.read_bytes(), dict[str, msgspec.Raw], file, expected)
+    data = json_numbers.decode_file(file, dict[str, msgspec.Raw], expected)
     decoder = msgspec.json.Decoder(_Body)
     damaged = 0
     for row, number in enumerate(ids.tolist()):
