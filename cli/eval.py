@@ -169,7 +169,7 @@ def _find(benchmark: str, store: Path | None) -> tuple[Path, str | None]:
 
 def _print(result: Result) -> None:
     from humandata.cli.console import table
-    from humandata.training.results import heading
+    from humandata.training.results import UNITS, heading
 
     click.echo(f"{result.source} on {result.store['path']}")
     click.echo()
@@ -182,7 +182,8 @@ def _print(result: Result) -> None:
         lines = [_line("all", result.overall, shown)]
         lines += [_line(f"  {row.name}", row, shown) for row in sequences]
         lines.append(_line("mean pose for everybody", result.baseline, shown))
-        click.echo(table(lines, ["mm, 95 % interval", "persons", *map(heading, shown)]))
+        unit = "mm, " if any(UNITS[metric] == "mm" for metric in shown) else ""
+        click.echo(table(lines, [f"{unit}95 % interval", "persons", *map(heading, shown)]))
         click.echo()
     for note in result.notes:
         click.secho("Note: ", fg="yellow", nl=False)

@@ -302,7 +302,9 @@ def score(
     blocks = _blocks(store, rows)
     clusters, kind = (sequence, "sequences") if len(names) > 1 else (blocks, "frame blocks")
     if (count := len(np.unique(clusters))) < FEW_CLUSTERS:
-        notes.append(f"the intervals rest on {count} {kind} only: take them as rough")
+        rough = f"the intervals rest on {count} {kind} only: take them as rough"
+        none = f"no intervals: they need more than one of the {kind}"
+        notes.append(rough if count > 1 else none)
     sequences = [
         row_of(
             name,

@@ -111,6 +111,7 @@ class Protocol:
         usual: dict[tuple[str, ...], str] = {
             ("neutral", "male", "female"): f"the store's gender (unknown as {unknown})",
             ("female", "male", "female"): "the store's gender, all who are not male as female",
+            ("neutral", "neutral", "neutral"): "everybody neutral",
         }
         unusual = f"{', '.join(others)} for neutral, male, female in the store"
         truth = usual.get(others, unusual)

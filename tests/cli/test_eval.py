@@ -104,7 +104,7 @@ def test_every_figure_stands_under_the_name_of_its_metric(folder: Path) -> None:
     chosen = "--metrics", ",".join(reversed(METRICS))
     printed = run(*given, *chosen).output.splitlines()
     figures = document(*given, *chosen)["overall"]["metrics"]
-    heads = [re.split(r"  +", line)[2:] for line in printed if line.startswith("mm, ")]
+    heads = [re.split(r"  +", line)[2:] for line in printed if "95 % interval  " in line]
     means = [re.findall(r"(\S+) \(", line) for line in printed if line.startswith("all ")]
     assert [len(head) for head in heads] == [4, 4, 2]
     found = dict(zip(chain(*heads), chain(*means), strict=True))
