@@ -12,7 +12,9 @@ import click
 
 def print_json(content: Any) -> None:
     """One JSON document on standard output, for scripts."""
-    click.echo(json.dumps(content, indent=1, ensure_ascii=False))
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    # Of file names that are no UTF-8, the odd bytes become escapes, which JSON knows as well.
+    click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def need_torch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import pkgutil
 import sys
 from typing import Any
@@ -48,6 +49,9 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point. Exit status 0, 1 (the work failed, the reason is printed), 2 (wrong use)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Of file names that are no UTF-8, print the odd bytes as escapes instead of failing.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return cli(args=arguments, prog_name="humandata")
     except HumandataError as error:

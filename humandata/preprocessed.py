@@ -254,7 +254,7 @@ def put_joints(
 
 
 def put_bodies(
-    instances: dict[str, Array], pose: Float, betas: Float, usable: Bool, transl: Float | None
+    instances: dict[str, Array], pose: Array, betas: Array, usable: Bool, transl: Array | None
 ) -> Bool:
     """Enter SMPL bodies: pose (N, 72) in radians, betas (N, 10), translation (N, 3) in metres.
 
