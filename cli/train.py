@@ -135,7 +135,7 @@ def train(
     """
     if recipe is not None and (config is not None or resume):
         raise click.UsageError("--recipe begins a run: leave out --config and --resume")
-    about = train_plan.about(mix, stores, recipe, flags) if dry_run else None
+    about = train_plan.about(mix, stores, recipe, flags, settings) if dry_run else None
     if about is not None and (about.lacking or out is None):
         click.echo(json.dumps(about.document(), indent=2) if as_json else about.text())
         return
@@ -219,13 +219,7 @@ def _recipe(
             )
         ]
         recipe = dataclasses.replace(recipe, mix=tuple(sources))
-    given = {name: value for name, value in flags.items() if value is not None and value != ()}
-    if given.get("epochs") and "steps" not in given:
-        given["steps"] = 0
-    if given.get("prior") == "none":
-        given["prior"] = None
-    recipe = recipes.from_dict({**recipes.to_dict(recipe), **given}, "humandata train")
-    recipe = recipes.with_settings(recipe, settings)
+    recipe = train_plan.with_flags(recipe, flags, settings)
     if not recipe.mix:
         raise click.UsageError(
             "name what to train from: --mix STORE or MIX (or --recipe, --config, --resume)"

@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from humandata.training.mixes import NamedMix, NamedRecipe, Published
+    from humandata.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,16 @@ class About:
         Of the recipe on the mix; of all recipes on it where none is named.
     needs : tuple of str
         Flags that have to be given, each with what they mean.
+    settings : dict
+        Of the recipe, as flags change it: those that are not the defaults, and those that everybody
+        asks for. Empty where no recipe is named.
     """
 
     named: NamedRecipe | None
     mix: NamedMix
     published: tuple[tuple[str, Published], ...]
     needs: tuple[str, ...]
+    settings: Mapping[str, Any]
 
     @property
     def lacking(self) -> bool:
@@ -45,7 +50,7 @@ class About:
             "recipe": named.name if named else None,
             "title": named.title if named else None,
             "config": named.config if named else None,
-            "settings": _changed(named) if named else {},
+            "settings": dict(self.settings),
             "prior": named.prior if named else False,
             "mix": self.mix.name,
             "published": [{"recipe": name, **asdict(row)} for name, row in self.published],
@@ -66,27 +71,27 @@ class About:
         if self.named is not None:
             lines = [f"{self.named.title}, on {self.mix.name} (recipe {self.named.name})"]
             lines.append(f"  after {self.named.config or 'no published configuration'}")
-            lines += [f"  {key} = {json.dumps(value)}" for key, value in self._settings().items()]
+            lines += [f"  {key} = {json.dumps(value)}" for key, value in self.settings.items()]
         lines += self.published_lines()
         note = (self.named.note if self.named else "") or self.mix.note
         if note:
             lines.append(f"note: {note}")
         if self.mix.missing:
-            lines.append(f"lacks {len(self.mix.missing)} stores:")
+            count = len(self.mix.missing)
+            lines.append(f"lacks {count} store{'s' * (count > 1)}:")
             lines += [
                 f"  {part.store}  {part.command or f'no converter for {part.title} yet'}"
                 for part in self.mix.missing
             ]
         return "\n".join([*lines, *(f"and {need}" for need in self.needs)])
 
-    def _settings(self) -> dict[str, Any]:
-        assert self.named is not None
-        prior = {"prior": "cmu_mosh.npz"} if self.named.prior else {}
-        return _changed(self.named) | prior
-
 
 def about(
-    mix: tuple[str, ...], stores: Path | None, recipe: str | None, flags: Mapping[str, Any]
+    mix: tuple[str, ...],
+    stores: Path | None,
+    recipe: str | None,
+    flags: Mapping[str, Any],
+    settings: tuple[str, ...] = (),
 ) -> About | None:
     """What is known of a named mix or recipe; None where neither is named."""
     from humandata.training import mixes
@@ -102,7 +107,8 @@ def about(
     if named and named.prior and not flags.get("prior") and mixes.prior_file(stores) is None:
         needs.append(_NO_PRIOR)
     published = tuple((one.name, row) for one, row in rows)
-    return About(named, mixes.find(name, stores), published, tuple(needs))
+    shown = _changed(named, flags, settings) if named else {}
+    return About(named, mixes.find(name, stores), published, tuple(needs), shown)
 
 
 _NO_PRIOR = (
@@ -150,13 +156,29 @@ def plan_text(plan: dict[str, Any]) -> str:
     return "\n".join([*lines, f"into {plan['out']}"])
 
 
-def _changed(named: NamedRecipe) -> dict[str, Any]:
-    """Settings of a recipe that are not the defaults, and those that everybody asks for."""
+def with_flags(recipe: Recipe, flags: Mapping[str, Any], settings: tuple[str, ...]) -> Recipe:
+    """A recipe, changed by what was given on the command line; ``settings`` as NAME=VALUE."""
+    from humandata.training import recipes
+
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    if given.get("epochs") and "steps" not in given:
+        given["steps"] = 0
+    if given.get("prior") == "none":
+        given["prior"] = None
+    changed = recipes.from_dict({**recipes.to_dict(recipe), **given}, "humandata train")
+    return recipes.with_settings(changed, settings)
+
+
+def _changed(
+    named: NamedRecipe, flags: Mapping[str, Any], settings: tuple[str, ...]
+) -> dict[str, Any]:
     from humandata.training import recipes
 
     always = ("backbone", "loss", "batch_size", "epochs", "optimizer", "lr", "schedule")
     defaults = _defaults()
-    values = recipes.to_dict(named.recipe)
+    values = recipes.to_dict(with_flags(named.recipe, flags, settings))
+    if named.prior and not flags.get("prior"):
+        values["prior"] = "cmu_mosh.npz"
     return {k: v for k, v in values.items() if k in always or v != defaults[k]}
 
 

@@ -232,7 +232,7 @@ class Mix:
             raise DataError(
                 store.path,
                 error.record,
-                expected=f"at most {self.damaged_rate:.3%} of the pictures damaged",
+                expected=f"at most {100 * self.damaged_rate:g} % of the pictures damaged",
                 found=f"{self.undecodable} damaged of {self._drawn} drawn; this one: {error.found}",
                 hint="humandata inspect --verify lists them.",
             ) from error

@@ -118,6 +118,8 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
             arrays["vertices"] = load_npz(path, mapped_from=1)["vertices"]
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         found = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        if "pickled" in found:  # what NumPy says of anything it does not know, with unsafe advice
+            found = "another kind of file"
         raise DataError(path, expected="a predictions file (.npz)", found=found) from error
     source = str(arrays.pop("source", path))
     known = ("id", *_SHAPES)

@@ -228,6 +228,12 @@ def test_a_dry_run_shows_settings_results_and_doubts(tmp_path: Path) -> None:
     assert document["published"][0]["mpjpe"] == 112.34
     (tmp_path / "cmu_mosh.npz").touch()
     assert "--prior" not in invoke(*words).output, "it lies beside the stores"
+    changed = invoke(*words, "--prior", "none", "--lr", "0.2", "--set", "seed=3").output
+    assert "lr = 0.2\n" in changed
+    assert "seed = 3\n" in changed
+    assert "cmu_mosh" not in changed
+    wrong = invoke(*words, "--set", "sead=3")
+    assert "near names: seed" in str(wrong.exception)
 
 
 def test_all_recipes_are_listed_or_those_of_a_mix() -> None:
