@@ -1,6 +1,7 @@
 """Import of VIBE's databases: ``3dpw_train_db.pt``, ``mpii3d_train_db.pt`` and their kin.
 
-The files are ``joblib`` dumps, whatever their name says; they are read without joblib.
+The files are ``joblib`` dumps, whatever their name says; they are read without joblib, compressed
+or not (all but lz4).
 
 What is decided here:
 
