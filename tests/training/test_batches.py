@@ -487,10 +487,10 @@ def test_training_stops_at_the_same_step_when_many_pictures_are_damaged(tmp_path
 def test_the_rate_of_damaged_pictures_that_stops_a_run_can_be_set(tmp_path: Path) -> None:
     path = spoil(write_tiny_store(tmp_path / "few", count=40), *range(4))
     stores = [(humandata.open(path), 1.0)]
-    with pytest.raises(DataError, match=r"at most 0\.000%.* 1 damaged of"):
+    with pytest.raises(DataError, match=r"at most 0 %.* 1 damaged of"):
         list(Mix(stores, 8, 32, damaged_rate=0.0).batches(0, 10))
     assert len(list(Mix(stores, 8, 32, damaged_rate=0.2).batches(0, 50))) == 50
-    with pytest.raises(DataError, match=r"at most 5\.000%"):
+    with pytest.raises(DataError, match=r"at most 5 %"):
         list(Mix(stores, 8, 32, damaged_rate=0.05).batches(0, 50))
 
 
