@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from humandata.cli import train_plan
+
+if TYPE_CHECKING:
+    from humandata.training.recipes import Source
 
 
 @click.command(
     epilog="""
     \b
     Examples:
-      humandata train --mix coco.store=0.6 --mix pw3d.store=0.4 --out runs/hmr
-      humandata train --mix coco.store --backbone resnet18 --init none --image-size 128 \\
+      humandata train --mix coco.zarr=0.6 --mix pw3d.zarr=0.4 --out runs/hmr
+      humandata train --mix coco.zarr --backbone resnet18 --init none --image-size 128 \\
           --steps 2000 --lr 1e-3 --set schedule=cosine --out runs/small
-      humandata train --mix h36m.store=0.5 --mix coco.store=0.5 --augment self_mix@h36m \\
+      humandata train --mix h36m.zarr=0.5 --mix coco.zarr=0.5 --augment self_mix@h36m \\
           --set channel_noise=0.2 --loss l1 --out runs/hmr_plus
       humandata train --recipe hmr-l1 --mix mix2 --stores stores --dry-run
       humandata train --recipe hmr-twins-svt --stores stores --prior cmu_mosh.npz --out runs/svt
@@ -214,9 +217,7 @@ def _recipe(
         sources = [
             source
             for text in mix
-            for source in (
-                mixes.sources(text, stores) if mixes.is_mix(text) else [recipes.parse_source(text)]
-            )
+            for source in (mixes.sources(text, stores) if mixes.is_mix(text) else [_store(text)])
         ]
         recipe = dataclasses.replace(recipe, mix=tuple(sources))
     recipe = train_plan.with_flags(recipe, flags, settings)
@@ -225,3 +226,17 @@ def _recipe(
             "name what to train from: --mix STORE or MIX (or --recipe, --config, --resume)"
         )
     return recipe
+
+
+def _store(text: str) -> Source:
+    """The store of ``--mix STORE[=WEIGHT]``, which has to be there."""
+    from humandata.errors import HumandataError
+    from humandata.training import recipes
+
+    source = recipes.parse_source(text)
+    if not Path(source.store).exists():
+        raise HumandataError(
+            f"--mix {text}: no store is there, and no mix has that name (humandata mix lists "
+            "them). A share is a number: --mix coco.zarr=0.3"
+        )
+    return source

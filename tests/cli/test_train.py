@@ -77,6 +77,7 @@ def test_wrong_use_is_told_from_failed_work(store: Path, tmp_path: Path) -> None
     failed = run("--mix", tmp_path / "gone", *SMALL, "--out", tmp_path / "run")
     assert failed.exit_code == 1
     assert isinstance(failed.exception, HumandataError)
+    assert "humandata mix lists them" in str(failed.exception)
     unknown = run("--mix", store, "--loss", "l3", "--out", tmp_path / "run")
     assert "one of smooth_l1, l1, mse" in str(unknown.exception)
 
