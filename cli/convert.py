@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     type=click.Choice(["tiled", "original", "none"]),
     help="tiled (the default): store JPEG files with restart markers, pixels unchanged and most "
     "often not larger, so that training decodes only the part of a picture it needs; other files "
-    "as they are. original: store every file byte for byte. none: keep the paths only; the raw folder "
-    "has to stay where it is.",
+    "as they are. original: store every file byte for byte. none: keep the paths only; the raw "
+    "folder has to stay where it is.",
 )
 @click.option(
     "--crop",
