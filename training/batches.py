@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from humandata.errors import DataError
+from humandata.errors import DataError, HumandataError
 from humandata.store import Store
 from humandata.training.assembly import (
     Assembly,
@@ -120,6 +120,8 @@ class Mix:
         epoch_length: int | None = None,
         damaged_rate: float = DAMAGED_RATE,
     ) -> None:
+        if not 0 <= damaged_rate <= 1:
+            raise HumandataError(f"a share of damaged pictures is 0 to 1, found {damaged_rate}")
         self.batch_size = batch_size
         self.image_size = image_size
         self.augmentation = augmentation

@@ -115,6 +115,8 @@ class Batches:
         damaged_rate: float = DAMAGED_RATE,
         approximate: bool = False,
     ) -> None:
+        if workers < 0:
+            raise HumandataError(f"the number of workers is 0 or more, found {workers}")
         own_rank, own_world = _distributed()
         self.mix = Mix(
             opened(stores),

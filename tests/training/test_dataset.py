@@ -72,6 +72,13 @@ def test_one_store_or_several_of_equal_weight_need_no_weights(paths: tuple[Path,
     assert Batches(list(paths), 4, image_size=32).mix.sampler.counts == (6, 6)
 
 
+def test_numbers_that_make_no_sense_are_refused(store: Store) -> None:
+    with pytest.raises(HumandataError, match="workers is 0 or more, found -1"):
+        Batches(store, 4, workers=-1)
+    with pytest.raises(HumandataError, match="damaged pictures is 0 to 1, found 2"):
+        Batches(store, 4, damaged_rate=2)
+
+
 def test_an_iteration_is_an_epoch_and_the_next_one_the_next(store: Store) -> None:
     batches = Batches(store, 4, image_size=32, seed=3)
     mix = Mix([(store, 1.0)], 4, 32, seed=3)

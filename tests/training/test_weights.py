@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,12 +37,21 @@ META_HMR = {  # main and auxiliary network of a file, and the backbone that may 
 }
 
 
+def large_are_slow(names: Iterable[str]) -> list[Any]:
+    """The names as parameters; networks that take a second or more to make are slow tests."""
+    large = ("hr48", "hrnet", "resnet101", "resnet152", "resnext")
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if any(n in name for n in large) else [])
+        for name in names
+    ]
+
+
 @pytest.fixture(scope="session")
 def layouts() -> dict[str, Layout]:
     return read_layouts()
 
 
-@pytest.mark.parametrize("model", KNOWN)
+@pytest.mark.parametrize("model", large_are_slow(KNOWN))
 def test_every_published_checkpoint_is_recognised_and_every_key_accounted_for(
     layouts: dict[str, Layout], model: str
 ) -> None:
@@ -66,7 +77,7 @@ def all_names(found: weights.Recognised) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("model", OTHERS)
+@pytest.mark.parametrize("model", large_are_slow(OTHERS))
 def test_networks_that_are_not_here_are_named_and_refused_with_all_their_keys(
     layouts: dict[str, Layout], tmp_path: Path, model: str
 ) -> None:
@@ -92,7 +103,7 @@ def test_networks_that_are_not_here_are_named_and_refused_with_all_their_keys(
         assert all_names(trunk) == sorted(bare)
 
 
-@pytest.mark.parametrize("file", META_HMR)
+@pytest.mark.parametrize("file", large_are_slow(META_HMR))
 def test_files_of_meta_hmr_are_not_taken_for_spin_or_cliff(
     layouts: dict[str, Layout], tmp_path: Path, file: str
 ) -> None:
@@ -178,6 +189,7 @@ def test_a_file_is_read_as_what_the_user_says(layouts: dict[str, Layout]) -> Non
     assert (spin.algorithm, spin.complete) == ("spin", True)
 
 
+@pytest.mark.slow
 def test_pose_networks_leave_random_what_they_do_not_have(
     layouts: dict[str, Layout], tmp_path: Path
 ) -> None:
@@ -362,6 +374,7 @@ def test_a_recipe_that_is_none_is_refused_with_a_sentence(tmp_path: Path) -> Non
             recognise_tensors(file, Path("a.safetensors"))
 
 
+@pytest.mark.slow
 def test_swin_as_microsoft_publishes_it_has_its_merging_at_the_end_of_a_stage() -> None:
     from timm.models.swin_transformer import checkpoint_filter_fn
 
