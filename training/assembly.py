@@ -378,10 +378,11 @@ class Assembly:
                         crop = self._begin(slot)
 
     def _begin(self, slot: int) -> Begun | DamagedPictureError:
-        store = self._annotations[self._draw.store[slot]].store
+        annotations, row = self._annotations[self._draw.store[slot]], int(self._row[slot])
+        annotations.check(row)
         try:
             affine = self._crop.affine[slot].tolist()
-            return begin(store, int(self._row[slot]), affine, self._size)
+            return begin(annotations.store, row, affine, self._size)
         except DamagedPictureError as error:
             return error
 

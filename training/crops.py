@@ -81,10 +81,14 @@ class Annotations:
     approximate : bool
         Let a joint stand in for a near one of another definition (a kinematic hip for an annotated
         hip).
+    verify : bool
+        Let `check` hold every picture against its checksum, once.
     """
 
-    def __init__(self, store: Store, approximate: bool = False) -> None:
+    def __init__(self, store: Store, approximate: bool = False, verify: bool = False) -> None:
         self.store = store
+        kept = store.instances if store.has_crops else store.images
+        self._sound = np.zeros(len(kept["id"]), bool) if verify else None
         self.enlargement = _enlargement(store)
         self._joints = {
             field: keypoints.mapping(
@@ -96,6 +100,22 @@ class Annotations:
             for field in ("keypoints2d", "keypoints3d")
             if field in store.instances
         }
+
+    def check(self, row: int) -> None:
+        """Where asked for, hold what the crop of a row is made of against its checksum.
+
+        Raises
+        ------
+        DataError
+            Naming the picture and both checksums.
+        """
+        if self._sound is None:
+            return
+        crops = self.store.has_crops
+        number = row if crops else int(self.store.instances["image"].item(row))
+        if not self._sound[number]:
+            (self.store.check_crop if crops else self.store.check_picture)(number)
+            self._sound[number] = True
 
     def usable_rows(self) -> Int:
         """Rows (n,) that can be cropped: a box with an area, and one person rather than a crowd."""

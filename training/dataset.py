@@ -83,6 +83,8 @@ class Batches:
         largest store has persons.
     damaged_rate : float
         Share of damaged pictures among those drawn above which iterating fails.
+    verify : bool
+        Hold every picture against its checksum when it is first drawn.
     approximate : bool
         Let a joint stand in for a near one of another definition.
 
@@ -113,6 +115,7 @@ class Batches:
         world_size: int | None = None,
         epoch_length: int | None = None,
         damaged_rate: float = DAMAGED_RATE,
+        verify: bool = False,
         approximate: bool = False,
     ) -> None:
         if workers < 0:
@@ -129,6 +132,7 @@ class Batches:
             world_size=own_world if world_size is None else world_size,
             epoch_length=epoch_length,
             damaged_rate=damaged_rate,
+            verify=verify,
         )
         self.workers = workers
         self.processes = processes

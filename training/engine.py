@@ -246,6 +246,7 @@ def make_mix(recipe: Recipe, stores: list[tuple[Store, float]], here: Ranks = Ra
         world_size=here.world_size,
         epoch_length=recipe.epoch_length,
         damaged_rate=recipe.damaged_rate,
+        verify=recipe.verify,
     )
     # CLIFF looks at a part of the square, so its squares are larger than the boxes of a store.
     factor = getattr(load_algorithm(recipe.algorithm), "CROP_FACTOR", 1.0)

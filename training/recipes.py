@@ -123,6 +123,7 @@ class Recipe:
     workers: _Count = 2
     processes: bool = False
     damaged_rate: _Fraction = 0.02
+    verify: bool = False
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     log_every: _AtLeastOne = 10

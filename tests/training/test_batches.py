@@ -506,6 +506,22 @@ def test_a_picture_that_differs_from_its_checksum_stops_the_run(tmp_path: Path) 
         list(Mix([(humandata.open(path), 1.0)], 4, 32).batches(0, 3))
 
 
+def test_a_flipped_bit_that_decodes_stops_a_run_that_verifies(tmp_path: Path) -> None:
+    path = write_tiny_store(tmp_path / "flipped", count=12)
+    store = humandata.open(path)
+    images = store.images
+    chunk = path / "images" / "packs" / "00000" / "c" / "0"
+    content = bytearray(chunk.read_bytes())
+    # Dots per inch: a byte that no decoder looks at.
+    content[int(images["offset"][3]) + 15] ^= 1
+    chunk.write_bytes(content)
+    list(Mix([(humandata.open(path), 1.0)], 4, 32).batches(0, 3))
+    for workers in (0, 2):
+        mix = Mix([(humandata.open(path), 1.0)], 4, 32, verify=True)
+        with pytest.raises(DataError, match=r"003\.jpg.*checksum"):
+            list(mix.batches(0, 3, workers))
+
+
 def test_a_missing_pack_stops_the_run(tmp_path: Path) -> None:
     path = write_tiny_store(tmp_path / "lost", count=12)
     mix = Mix([(humandata.open(path), 1.0)], 4, 32)
