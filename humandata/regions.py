@@ -182,6 +182,16 @@ def decode_part(part: Part, memory: Memory | None = None, loose: bool = False) -
         Allow what suits a warp. A fourth channel without meaning: OpenCV warps four in less than
         half of the time of three, and libjpeg writes them as fast. And pixels around the box, which
         are near enough to the picture's to be looked at, but not always the same.
+
+    Returns
+    -------
+    Region
+        Of the box, widened to multiples of its ``shrink``; where loose, of what was decoded.
+
+    Raises
+    ------
+    DamagedPicture
+        With the reason in the decoder's words.
     """
     source, frame, cut, (left, top, right, bottom), shrink = part
     if frame is None:

@@ -316,7 +316,20 @@ def cut(store: Store, row: int, affine: NDArray[np.float64], out: NDArray[np.uin
 
 
 class Begun(NamedTuple):
-    """A crop of which the bytes are there, and no pixels yet."""
+    """A crop of which the bytes are there, and no pixels yet.
+
+    Attributes
+    ----------
+    store, row : Store, int
+        Of instances.
+    image : int
+        Row of images; -1 where the crop itself is stored.
+    part : Part
+        What is to be decoded.
+    place : six floats
+        Rows of the affine that leads from pixels of the crop to those of the picture (or of the
+        stored crop).
+    """
 
     store: Store
     row: int
